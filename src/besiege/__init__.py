@@ -1,0 +1,1 @@
+"""besiege lays siege to an image classifier guarded by input transformations."""

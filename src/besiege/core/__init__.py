@@ -1,0 +1,1 @@
+"""Floor 0: keyed draws, entries, errors, statistics and run folders. Imports nothing above."""

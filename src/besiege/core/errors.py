@@ -1,0 +1,56 @@
+"""Errors a user can meet.
+
+BesiegeError
+├── UnknownName      a name is in no catalog, file or chain; the nearest one is named
+├── BadSetting       a parameter or a key of an experiment file has a wrong value
+├── BadImages        pixels, labels or shapes that no judge can score
+├── OutsideThreat    a point that the threat does not admit
+├── BadModel         a network in training mode, weights that do not fit, logits that are none
+└── BadRun           a run folder that cannot be written, read or resumed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BesiegeError(Exception):
+    """What is wrong, what came, what was expected, where, and what to do."""
+
+
+class UnknownName(BesiegeError):
+    """A name that is in no catalog, file or chain."""
+
+
+class BadSetting(BesiegeError):
+    """A parameter, or a key of an experiment file, with a wrong value."""
+
+
+class BadImages(BesiegeError):
+    """Pixels, labels or shapes that cannot be scored."""
+
+
+class OutsideThreat(BesiegeError):
+    """A point that the threat does not admit."""
+
+
+class BadModel(BesiegeError):
+    """A classifier that cannot be evaluated as it is."""
+
+
+class BadRun(BesiegeError):
+    """A run folder that cannot be written, read or resumed."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str], where: str = "") -> UnknownName:
+    """The error for `name`, naming the nearest valid one.
+
+    >>> print(unknown("transform", "jpg", ["jpeg", "bits"]))
+    Unknown transform: "jpg". Did you mean "jpeg"? Valid: bits, jpeg.
+    """
+    names = sorted(valid)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    place = f" in {where}" if where else ""
+    return UnknownName(f'Unknown {kind}{place}: "{name}".{hint} Valid: {", ".join(names)}.')
