@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,28 +17,40 @@ def rows(v: Tensor, like: Tensor) -> Tensor:
     return v.reshape(-1, *([1] * (like.ndim - 1)))
 
 
-def take(draw: Draw, index: Tensor | slice) -> Draw:
-    """The rows `index` of a draw, however nested; NamedTuples keep their type."""
-    if draw is None:
-        return None
-    if isinstance(draw, Tensor):
-        return draw[index]
-    parts = [take(d, index) for d in draw]
-    return type(draw)(*parts) if hasattr(draw, "_fields") else tuple(parts)
+def take(values: Any, index: Tensor | slice) -> Any:
+    """The rows `index` of tensors with first axis B, however nested in tuples.
+
+    NamedTuples keep their type; what is no tensor (None, a number) is kept as it is.
+    """
+    if isinstance(values, Tensor):
+        return values[index]
+    if not isinstance(values, tuple):
+        return values
+    parts = [take(v, index) for v in values]
+    return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
 
 
-def row_sum(x: Tensor) -> Tensor:
-    """Sum over all axes but the first, (B, ...) -> (B,), with the same bits for any B.
+def fold_sum(x: Tensor) -> Tensor:
+    """Sum over axis 1, (B, n, ...) -> (B, ...), with the same bits for any B, device and threads.
 
     torch.sum picks its order of additions by shape and thread count; halving pairwise is
-    elementwise, hence the same on every batch size and device.
+    elementwise, so that a row's result never depends on its neighbours.
+
+    >>> fold_sum(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([6.])
     """
-    x = x.flatten(1)
+    if x.shape[1] == 0:
+        return x.new_zeros(len(x), *x.shape[2:])
     while (n := x.shape[1]) > 1:
         half = n // 2
         folded = x[:, :half] + x[:, half : 2 * half]
         x = torch.cat([folded, x[:, 2 * half :]], 1) if n % 2 else folded
-    return x[:, 0] if x.shape[1] else x.new_zeros(len(x))
+    return x[:, 0]
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """Sum of each row, (B, ...) -> (B,); see `fold_sum`."""
+    return fold_sum(x.flatten(1))
 
 
 def l2(x: Tensor) -> Tensor:
@@ -50,6 +63,15 @@ def linf(x: Tensor) -> Tensor:
     return x.flatten(1).abs().amax(1)
 
 
-def pad_rows(x: Tensor, n: int) -> Tensor:
-    """`x` (B, ...) brought to n >= B rows by repeating the first row."""
-    return x if len(x) == n else torch.cat([x, x[:1].expand(n - len(x), *x.shape[1:])])
+def chunks(total: int, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
+    """Windows of exactly `size` row numbers: (the rows that count, all the numbers).
+
+    The last window is filled up with row 0, because kernels round differently by shape: a model
+    that always sees `size` rows gives an example the same bits in any batch.
+
+    >>> [(s, i.tolist()) for s, i in chunks(3, 2)]
+    [(slice(0, 2, None), [0, 1]), (slice(2, 3, None), [2, 0])]
+    """
+    for start in range(0, total, size):
+        index = torch.arange(start, start + size, device=device)
+        yield slice(start, min(start + size, total)), torch.where(index < total, index, 0)

@@ -1,0 +1,34 @@
+"""Every attack by its name."""
+
+from __future__ import annotations
+
+from besiege.attacks.attack import Attack
+from besiege.attacks.bim import bim
+from besiege.attacks.fgsm import fgsm
+from besiege.attacks.gradient_descent import gradient_descent
+from besiege.attacks.mi_fgsm import mi_fgsm
+from besiege.attacks.none import none
+from besiege.attacks.pgd import pgd
+from besiege.core.entry import Catalog, Entry
+
+ATTACKS: Catalog[Attack] = Catalog(
+    "attack",
+    [
+        Entry("none", none, "house: the control"),
+        Entry("fgsm", fgsm, "Goodfellow et al. 2015 (arXiv:1412.6572), section 4"),
+        Entry("bim", bim, "Kurakin et al. 2017 (arXiv:1607.02533), section 2.2"),
+        Entry("mi-fgsm", mi_fgsm, "Dong et al. 2018 (arXiv:1710.06081), algorithm 1"),
+        Entry(
+            "pgd",
+            pgd,
+            "Madry et al. 2018 (arXiv:1706.06083), section 2.1",
+            cases=({}, {"decay": "cosine", "direction": "normalised"}, {"start": "clean"}),
+        ),
+        Entry(
+            "gradient-descent",
+            gradient_descent,
+            "Qiu et al. 2020, section 4; Athalye et al. 2018 (arXiv:1802.00420), section 5",
+            cases=({}, {"over": "abort"}),
+        ),
+    ],
+)

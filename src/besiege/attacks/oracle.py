@@ -1,0 +1,169 @@
+"""What an attacker asks: readings of a defense as it sees it, averaged over draws.
+
+A mean over keys is all that the literature calls expectation over transformation (Athalye et al.
+2018, arXiv:1707.07397); a view with grafted links is all that it calls backward pass differentiable
+approximation. No attack knows of either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from besiege.attacks.loss import Loss
+from besiege.attacks.threat import Threat
+from besiege.core.batch import chunks, fold_sum
+from besiege.core.errors import BadSetting, BesiegeError, unknown
+from besiege.core.key import Key
+from besiege.defenses.defense import Defense
+
+AVERAGES = ("loss", "probabilities", "logits")
+
+
+class BudgetSpent(BesiegeError):
+    """The threat's limit of passes is reached; `search` ends with the best point so far."""
+
+
+class Reading(NamedTuple):
+    """One answer of an oracle about a batch of images."""
+
+    loss: Tensor | None  # (B,) mean over the draws; None if the threat gives labels only
+    gradient: Tensor | None  # (B, C, H, W) of that mean; None if not asked or not granted
+    won: Tensor  # (B,) share of the draws on which the goal is met
+    scores: Tensor | None  # (B, K) mean logits over the draws; None if labels only
+
+
+class Meter:
+    """Counts passes an example: every example of a batch costs the same."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.forwards = 0
+        self.backwards = 0
+        self.broken_gradients = 0  # rows whose gradient was not finite and was taken as zero
+
+    def spend(self, forwards: int, backwards: int) -> None:
+        """Add, or raise BudgetSpent before anything is computed."""
+        total = self.forwards + self.backwards + forwards + backwards
+        if self.limit is not None and total > self.limit:
+            raise BudgetSpent(f"{total} passes an image are more than the limit of {self.limit}.")
+        self.forwards += forwards
+        self.backwards += backwards
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Readings of `view` under `loss`, each the mean over `draws` fresh draws.
+
+    average: "loss" (mean loss), or the loss of the mean "probabilities" or "logits"; the latter two
+        cost one more forward a draw when a gradient is asked.
+    micro_batch: rows (examples x draws) that the network sees at once, always exactly that many.
+    Cost: draws x view.passes forwards, and as many backwards when a gradient is asked.
+    """
+
+    view: Defense
+    loss: Loss
+    threat: Threat
+    meter: Meter
+    draws: int = 1
+    average: str = "loss"
+    micro_batch: int = 32
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.micro_batch < 1:
+            raise BadSetting(
+                f"an oracle takes draws >= 1 and micro_batch >= 1, got {self.draws} and {self.micro_batch}."
+            )
+        if self.average not in AVERAGES:
+            raise unknown("average", self.average, AVERAGES, where="an oracle")
+
+    def __call__(
+        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+    ) -> Reading:
+        """Read the view at x (B, C, H, W) for goal (B,): labels, or targets if targeted.
+
+        Raises BudgetSpent; BadSetting where the threat does not grant what is asked.
+        """
+        if gradient and self.threat.access != "gradients":
+            raise BadSetting(
+                f"this attack asks for gradients, but the threat grants {self.threat.access} only: "
+                "choose an attack that needs less (`besiege list attacks`) or grant gradients."
+            )
+        n = self.draws if draws is None else draws
+        mean_first = self.average != "loss" and n > 1
+        cost = n * self.view.passes
+        self.meter.spend(cost * (2 if gradient and mean_first else 1), cost if gradient else 0)
+        keys = key.spread("draw", n)
+        if not gradient:
+            return self._reading(self._logits(x, n, keys), None, goal)
+        weights = self._weights(self._logits(x, n, keys), goal) if mean_first else None
+        return self._with_gradient(x, n, keys, goal, weights)
+
+    def _logits(self, x: Tensor, n: int, keys: Key) -> Tensor:
+        """(B, n, K) logits, forward only."""
+        parts = []
+        with torch.no_grad():
+            for window, index in chunks(len(keys), self.micro_batch, x.device):
+                logits = self.view.logits(x[index // n], keys[index])
+                parts.append(logits[: window.stop - window.start])
+        return torch.cat(parts).unflatten(0, (len(x), n))
+
+    def _weights(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """Gradient of the loss of the mean with respect to each draw's logits, (B*n, K)."""
+        leaf = logits.detach().requires_grad_()
+        loss = self.loss(self._mean(leaf), goal, self.threat.targeted)
+        return torch.autograd.grad(loss.sum(), leaf)[0].flatten(0, 1)
+
+    def _with_gradient(
+        self, x: Tensor, n: int, keys: Key, goal: Tensor, weights: Tensor | None
+    ) -> Reading:
+        slopes, outputs = [], []
+        for window, index in chunks(len(keys), self.micro_batch, x.device):
+            real = window.stop - window.start
+            owner = index // n
+            leaf = x[owner].detach().requires_grad_()
+            logits = self.view.logits(leaf, keys[index])
+            if weights is None:
+                value = self.loss(logits, goal[owner], self.threat.targeted) / n
+            else:
+                value = (logits * weights[index]).sum(-1)
+            slopes.append(_gradient(value, leaf)[:real])
+            outputs.append(logits.detach()[:real])
+        slope = fold_sum(torch.cat(slopes).unflatten(0, (len(x), n)))
+        finite = slope.flatten(1).isfinite().all(1)
+        self.meter.broken_gradients += int((~finite).sum())
+        slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0)
+        return self._reading(torch.cat(outputs).unflatten(0, (len(x), n)), slope, goal)
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        n = logits.shape[1]
+        if self.average == "probabilities":
+            return (fold_sum(logits.softmax(-1)) / n).log()
+        return fold_sum(logits) / n
+
+    def _reading(self, logits: Tensor, slope: Tensor | None, goal: Tensor) -> Reading:
+        """Everything but the gradient follows from the logits (B, n, K)."""
+        n = logits.shape[1]
+        finite = logits.isfinite().all(-1)
+        label = torch.where(finite, logits.argmax(-1), -1)
+        met = label == goal[:, None] if self.threat.targeted else label != goal[:, None]
+        won = met.to(logits.dtype).mean(1)
+        if self.threat.access == "labels":
+            return Reading(None, None, won, None)
+        if self.average == "loss":
+            flat = self.loss(logits.flatten(0, 1), goal.repeat_interleave(n), self.threat.targeted)
+            loss = fold_sum(flat.unflatten(0, (-1, n))) / n
+        else:
+            loss = self.loss(self._mean(logits), goal, self.threat.targeted)
+        return Reading(loss, slope, won, fold_sum(logits) / n)
+
+
+def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
+    """Gradient of the summed value; zero where the graph is cut (a white-box view of a codec)."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    slope = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0]
+    return torch.zeros_like(leaf) if slope is None else slope

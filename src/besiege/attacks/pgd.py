@@ -1,0 +1,61 @@
+"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, section 2.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from besiege.attacks.attack import Attack, Point, Problem
+from besiege.attacks.threat import RmsL2
+from besiege.core.errors import BadSetting, unknown
+
+# Share of the steps done, in [0, 1) -> factor of the step.
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+
+
+def pgd(
+    step: float | None = None,
+    decay: str = "constant",
+    direction: str = "steepest",
+    start: str = "random",
+) -> Attack:
+    """Steps of `step` times eps, projected after each; from a random admitted image or the clean one.
+
+    step: None takes 2.5 / steps, so that the edge is reached from anywhere.
+    decay: of the step over the search: "constant", "linear" or "cosine".
+    direction: "steepest" in the ball's norm (the sign for linf), or "normalised": the gradient at
+        root mean square 1 whatever the ball, which keeps its proportions.
+    start: "random" or "clean".
+    Cost: one forward and one backward pass a draw and step.
+    """
+    for kind, got, valid in (
+        ("decay", decay, DECAYS),
+        ("direction", direction, ("steepest", "normalised")),
+        ("start", start, ("random", "clean")),
+    ):
+        if got not in valid:
+            raise unknown(kind, got, valid, where="attack pgd")
+    if step is not None and step <= 0:
+        raise BadSetting(f"attack pgd: step is in units of eps and > 0, got {step}.")
+
+    def init(p: Problem) -> Point:
+        if start == "clean":
+            return Point(p.x0)
+        return Point(p.threat.ball.start(p.x0, p.key.fold("start")))
+
+    def along(p: Problem, slope: Tensor) -> Tensor:
+        ball = p.threat.ball if direction == "steepest" else RmsL2(p.threat.ball.eps)
+        return ball.ascent(slope)
+
+    def advance(p: Problem, s: Point, t: int) -> Point:
+        size = (2.5 / p.steps if step is None else step) * DECAYS[decay](t / p.steps)
+        move = size * p.threat.ball.eps * along(p, p.slope(s.x, t))
+        return Point(p.threat.project(s.x + move, p.x0))
+
+    return Attack(init, advance)

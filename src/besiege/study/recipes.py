@@ -1,0 +1,68 @@
+"""Every recipe by its name. The names are the field's; what they mean is in the arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from besiege.core.entry import Catalog, Entry
+from besiege.study.recipe import Recipe
+
+
+def _preset(name: str, summary: str, source: str, **settings: Any) -> Entry[Recipe]:
+    """A catalog entry whose factory is `Recipe` with other defaults."""
+
+    def factory(**changes: Any) -> Recipe:
+        return Recipe(**{"name": name, **settings, **changes})
+
+    factory.__doc__ = summary
+    own = inspect.signature(Recipe).parameters.values()
+    defaults = {"name": name, **settings}
+    factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(default=defaults.get(p.name, p.default)) for p in own]
+    )
+    made: Callable[..., Recipe] = factory
+    return Entry(name, made, source)
+
+
+BPDA = "Athalye et al. 2018 (arXiv:1802.00420), section 4.1"
+EOT = "Athalye et al. 2018 (arXiv:1707.07397)"
+
+RECIPES: Catalog[Recipe] = Catalog(
+    "recipe",
+    [
+        _preset("none", "No attack: the clean figure.", "house", attack="none", links="skip", steps=0),
+        _preset(
+            "oblivious",
+            "Attacks the classifier alone and hopes that the point survives the defense (gray box).",
+            "Guo et al. 2018 (arXiv:1711.00117), section 5.2",
+            links="skip",
+        ),
+        _preset(
+            "white-box",
+            "True gradients only; says at which link they stop.",
+            "Madry et al. 2018 (arXiv:1706.06083)",
+            links="as-is",
+        ),
+        _preset("bpda-identity", "Identity through every link, one draw.", BPDA, links="identity"),
+        _preset("bpda", "The best surrogate of each link, one draw.", BPDA),
+        _preset(
+            "eot",
+            "The mean over draws through exact links; identity elsewhere.",
+            EOT,
+            links="exact-or-identity",
+            draws=8,
+        ),
+        _preset("bpda+eot", "The best surrogate of each link, the mean over draws.", BPDA, draws=8),
+        _preset(
+            "semi-brute-force",
+            "Leaves out what has no gradient, and tries its points on the whole defense.",
+            "Qiu et al. 2020, section 5.4",
+            links="exact-or-skip",
+            draws=8,
+            check_whole=True,
+        ),
+        _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
+    ],
+)
