@@ -1,0 +1,173 @@
+"""Weights in files: reading them, and recognising the architecture that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from besiege.core.errors import BadModel
+from besiege.core.files import existing
+from besiege.models.classifier import Classifier
+
+
+class Weights(NamedTuple):
+    """What a file holds."""
+
+    path: Path
+    tensors: dict[str, Tensor]  # floating point ones as float32
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An architecture as its weight files have it, and the preprocessing that they were made for.
+
+    network: number of classes -> the module.
+    head: key of the last layer's weight, whose first axis counts the classes.
+    classes: names, used where their number fits.
+    rename: module key -> key in the file.
+    """
+
+    name: str
+    network: Callable[[int], nn.Module]
+    head: str
+    classes: tuple[str, ...]
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+    size: int | None = None
+    channels: int = 3
+    rename: Callable[[str], str] = str
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The tensors of a safetensors file, half precision brought to float32, "module." dropped.
+
+    Raises BadModel for a missing file (naming the nearest) and for one that is no safetensors.
+    """
+    found = existing(path, "weights", BadModel)
+    try:
+        with safe_open(found, framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = dict(file.metadata() or {})
+            tensors = {key.removeprefix("module."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadModel(
+            f'"{found}" is not a readable safetensors file ({error}). Weights are read from '
+            "safetensors only, because a pickle can run code: load yours yourself and write it "
+            "with safetensors.torch.save_file(model.state_dict(), path)."
+        ) from error
+    return Weights(
+        found, {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, metadata
+    )
+
+
+def load(layout: Layout, path: str | Path) -> Classifier:
+    """The classifier of `layout` with the weights at `path`, in evaluation mode.
+
+    Raises BadModel, naming the first key or shape that does not fit.
+    """
+    return assemble(layout, read_weights(path))
+
+
+def recognise(weights: Weights, layouts: Iterable[Layout]) -> Layout:
+    """The layout whose keys and shapes are those of the file.
+
+    Raises BadModel, saying for the nearest layout what does not fit.
+    """
+    known = list(layouts)
+    misfits = {layout.name: _misfits(layout, weights.tensors) for layout in known}
+    for layout in known:
+        if not misfits[layout.name]:
+            return layout
+    nearest, why = min(misfits.items(), key=lambda item: len(item[1]))
+    raise BadModel(
+        f'The weights in "{weights.path}" belong to no architecture known here '
+        f"({', '.join(misfits)}). Nearest is {nearest}, but {why[0]} ({len(why)} such). In Python, "
+        "wrap your own network: Classifier(network.eval(), classes=..., mean=..., std=...)."
+    )
+
+
+def assemble(layout: Layout, weights: Weights) -> Classifier:
+    """A classifier in evaluation mode, its parameters without gradient.
+
+    The file's metadata may say "classes", "mean" and "std" (each as JSON) where they differ from
+    the layout's. Raises BadModel where something does not fit.
+    """
+    if why := _misfits(layout, weights.tensors):
+        raise BadModel(
+            f'The weights in "{weights.path}" do not fit {layout.name}: {why[0]} ({len(why)} such).'
+        )
+    count = len(weights.tensors[layout.rename(layout.head)])
+    given = _preprocessing(weights)
+    classes = given.get("classes", layout.classes)
+    if len(classes) != count:
+        if "classes" in given:
+            raise BadModel(f'"{weights.path}" names {len(classes)} classes, but has {count} logits.')
+        classes = count
+    network = _skeleton(layout, count)
+    fill(network, {k: weights.tensors[layout.rename(k)] for k in _needed(network)})
+    return Classifier(
+        network,
+        classes,
+        mean=given.get("mean", layout.mean),
+        std=given.get("std", layout.std),
+        size=layout.size,
+        name=layout.name,
+        channels=layout.channels,
+    )
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Put `tensors` into a network that was built on the meta device; evaluation mode, no gradients.
+
+    Building on the meta device draws no initial weights, hence touches no global generator. Counters
+    of batch norm, which only training needs, become zero where old files lack them.
+    """
+    counters = {k: torch.zeros((), dtype=torch.long) for k in network.state_dict() if _counter(k)}
+    network.load_state_dict({**counters, **tensors}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _skeleton(layout: Layout, count: int) -> nn.Module:
+    with torch.device("meta"):
+        return layout.network(count)
+
+
+def _counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _needed(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(t.shape) for k, t in network.state_dict().items() if not _counter(k)}
+
+
+def _misfits(layout: Layout, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `tensors` from being this layout's weights, one clause each."""
+    head = tensors.get(layout.rename(layout.head))
+    if head is None or head.ndim == 0:
+        return [f'"{layout.rename(layout.head)}" is missing', *["..."] * len(tensors)]
+    wanted = {layout.rename(k): s for k, s in _needed(_skeleton(layout, len(head))).items()}
+    given = {k: tuple(t.shape) for k, t in tensors.items() if not _counter(k)}
+    return [
+        *(f'"{k}" is missing' for k in wanted if k not in given),
+        *(f'"{k}" has no place in it' for k in given if k not in wanted),
+        *(
+            f'"{k}" is {given[k]}, not {shape}'
+            for k, shape in wanted.items()
+            if k in given and given[k] != shape
+        ),
+    ]
+
+
+def _preprocessing(weights: Weights) -> dict[str, Any]:
+    given = {k: v for k, v in weights.metadata.items() if k in ("classes", "mean", "std")}
+    try:
+        return {k: json.loads(v) for k, v in given.items()}
+    except json.JSONDecodeError as error:
+        raise BadModel(f'"{weights.path}": its metadata {given} must be JSON ({error}).') from error
