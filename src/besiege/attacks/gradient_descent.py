@@ -1,4 +1,4 @@
-"""Plain gradient descent as Qiu et al. 2020 and Athalye et al. 2018 (obfuscated gradients) run it."""
+"""Plain gradient descent, as Qiu et al. 2020 and the obfuscated-gradients code run it."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ class Oracle:
     def __post_init__(self) -> None:
         if self.draws < 1 or self.micro_batch < 1:
             raise BadSetting(
-                f"an oracle takes draws >= 1 and micro_batch >= 1, got {self.draws} and {self.micro_batch}."
+                f"an oracle takes draws >= 1 and micro_batch >= 1, got {self.draws} and "
+                f"{self.micro_batch}."
             )
         if self.average not in AVERAGES:
             raise unknown("average", self.average, AVERAGES, where="an oracle")

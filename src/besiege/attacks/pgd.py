@@ -25,7 +25,7 @@ def pgd(
     direction: str = "steepest",
     start: str = "random",
 ) -> Attack:
-    """Steps of `step` times eps, projected after each; from a random admitted image or the clean one.
+    """Steps of `step` times eps, projected after each, from a random start or the clean image.
 
     step: None takes 2.5 / steps, so that the edge is reached from anywhere.
     decay: of the step over the search: "constant", "linear" or "cosine".

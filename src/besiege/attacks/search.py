@@ -9,9 +9,10 @@ two points, the last and the best read, meet on fresh draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,38 +52,9 @@ class Found(NamedTuple):
     lucky: Tensor  # (B,) bool: some draw at some step met it
     forwards: Tensor  # (B,) int64
     backwards: Tensor  # (B,) int64
-    loss: Tensor  # (B, T) the attacker's loss at each step; the last value is kept once dropped
+    loss: Tensor  # (B, restarts x steps) the attacker's loss; the last value is kept once dropped
     won: Tensor  # (B, T) share of its draws that met the goal, likewise
     spent: bool  # the limit of passes ended the search
-
-
-@dataclass
-class _Best:
-    """The best point read so far; ordered by share of draws won, then by loss."""
-
-    x: Tensor
-    won: Tensor
-    loss: Tensor
-
-    def see(self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor) -> None:
-        """Take the rows of x that are better than what is kept for the examples `index`."""
-        kept_won, kept_loss = self.won[index], self.loss[index]
-        better = (won > kept_won) | ((won == kept_won) & (loss > kept_loss))
-        self.x[index] = torch.where(rows(better, x), x, self.x[index])
-        self.won[index] = torch.where(better, won, kept_won)
-        self.loss[index] = torch.where(better, loss, kept_loss)
-
-
-@dataclass
-class _Log:
-    """Everything recorded while searching one batch."""
-
-    best: _Best
-    lucky: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    loss: list[Tensor] = field(default_factory=list)
-    won: list[Tensor] = field(default_factory=list)
 
 
 class _Ear:
@@ -100,133 +72,155 @@ class _Ear:
         return reading
 
 
+def _figures(reading: Reading) -> tuple[Tensor, Tensor]:
+    """Share of draws won, and the loss (that share again where the threat gives labels only)."""
+    won = reading.won if reading.loss is None else reading.won.to(reading.loss.dtype)
+    return won, won if reading.loss is None else reading.loss
+
+
+def _better(won: Tensor, loss: Tensor, than_won: Tensor, than_loss: Tensor) -> Tensor:
+    return (won > than_won) | ((won == than_won) & (loss > than_loss))
+
+
+class _Hunt:
+    """Everything known about one batch while it is searched; `alive` are the unbroken rows."""
+
+    def __init__(self, problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> None:
+        self.problem, self.attack, self.meter, self.plan = problem, attack, meter, plan
+        x0, n = problem.x0, len(problem.x0)
+        self.alive = torch.arange(n, device=x0.device)
+        self.last = x0.clone()
+        self.best = x0.clone()
+        self.best_won = x0.new_full((n,), -torch.inf)
+        self.best_loss = self.best_won.clone()
+        self.lucky = torch.zeros(n, dtype=torch.bool, device=x0.device)
+        self.forwards = torch.zeros(n, dtype=torch.int64, device=x0.device)
+        self.backwards = self.forwards.clone()
+        self.loss = x0.new_full((n, plan.restarts * plan.steps), torch.nan)
+        self.won = self.loss.clone()
+
+    @contextmanager
+    def metered(self) -> Iterator[None]:
+        """Charge what is spent inside to the rows that are alive."""
+        rows_charged = self.alive
+        forwards, backwards = self.meter.forwards, self.meter.backwards
+        try:
+            yield
+        finally:
+            self.forwards[rows_charged] += self.meter.forwards - forwards
+            self.backwards[rows_charged] += self.meter.backwards - backwards
+
+    def restart(self, number: int) -> None:
+        """Run the attack once on the rows alive."""
+        plan, ear = self.plan, _Ear(self.problem.oracle)
+        key = self.problem.key.fold("restart", number)
+        p = replace(self.problem, key=key, oracle=ear).take(self.alive)
+        look = plan.observe if plan.every and number == 0 else None
+        state = self.attack.init(p)
+        for t in range(plan.steps):
+            self.last[self.alive] = here = state.x
+            if look is not None and t % plan.every == 0:
+                look(t, here, self.alive)
+            with self.metered():
+                state = self.attack.step(p, state, t)
+                if plan.check is not None:
+                    key = p.key.fold("check", t)
+                    ear.heard = [(here, plan.check(here, p.goal, key, gradient=False))]
+            keep = self.listen(ear, number * plan.steps + t)
+            if len(keep) < len(state.x):
+                p, state = p.take(keep), take(state, keep)
+                if len(keep) == 0:
+                    return
+        self.last[self.alive] = state.x
+        if look is not None and plan.steps % plan.every == 0:
+            look(plan.steps, state.x, self.alive)
+        if plan.restarts > 1 and plan.steps:  # else the end of an earlier restart is never read
+            with self.metered():
+                ear(state.x, p.goal, p.key.fold("end"), gradient=False)
+            self.listen(ear, (number + 1) * plan.steps - 1)
+
+    def listen(self, ear: _Ear, slot: int) -> Tensor:
+        """Enter what was heard in one step; returns which of its rows stay in the search."""
+        rows_heard = self.alive
+        broken = torch.zeros(len(rows_heard), dtype=torch.bool, device=rows_heard.device)
+        for x, reading in ear.heard:
+            won, loss = _figures(reading)
+            self.enter(rows_heard, x, won, loss)
+            self.loss[rows_heard, slot], self.won[rows_heard, slot] = loss, won
+            broken |= won >= 1
+        ear.heard = []
+        keep = (~broken).nonzero()[:, 0] if self.plan.certain else torch.arange(len(broken))
+        self.alive = rows_heard[keep]
+        return keep
+
+    def enter(self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor) -> None:
+        """Keep the rows of x that beat the best points of the examples `index`."""
+        better = _better(won, loss, self.best_won[index], self.best_loss[index])
+        self.best[index] = torch.where(rows(better, x), x, self.best[index])
+        self.best_won[index] = torch.where(better, won, self.best_won[index])
+        self.best_loss[index] = torch.where(better, loss, self.best_loss[index])
+        self.lucky[index] |= won > 0
+
+    def settle(self) -> Tensor:
+        """Choose between last and best read point; returns the claims, (B,).
+
+        When not certain both meet the same fresh draws, by which neither was chosen. The limit of
+        passes does not bind here: an answer that was never tested would not be one.
+        """
+        index, plan = self.alive, self.plan
+        p = self.problem.take(index)
+        ask = plan.check or self.problem.oracle
+        key = p.key.fold("settle")
+        last = self.last[index]
+        limit, self.meter.limit = self.meter.limit, None
+        with self.metered():
+            if plan.certain:
+                self.enter(index, last, *_figures(ask(last, p.goal, key, gradient=False, draws=1)))
+                claim = self.best_won.clone()
+            else:
+                claim = self.best_won.clone()
+                ends = _figures(ask(last, p.goal, key, gradient=False, draws=plan.confirm))
+                best = self.best[index]
+                bests = _figures(ask(best, p.goal, key, gradient=False, draws=plan.confirm))
+                keep_best = _better(*bests, *ends)
+                self.best[index] = torch.where(rows(keep_best, best), best, last)
+                claim[index] = torch.where(keep_best, bests[0], ends[0])
+                self.lucky[index] |= (ends[0] > 0) | (bests[0] > 0)
+        self.meter.limit = limit
+        return claim
+
+
 def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
     """Run `attack` on `problem` for plan.steps steps and restarts; meter is the oracle's.
 
-    Cost: what the attack asks, plus one forward per check, plus 2 x plan.confirm forwards an
-    example when the plan is not certain (one forward when it is).
+    Cost: what the attack asks, plus one forward a step if plan.check, plus 2 x plan.confirm
+    forwards an example when the plan is not certain (one when it is).
     """
-    x0, n = problem.x0, len(problem.x0)
-    floor = x0.new_full((n,), -torch.inf)
-    count = torch.zeros(n, dtype=torch.int64, device=x0.device)
-    lucky = torch.zeros(n, dtype=torch.bool, device=x0.device)
-    log = _Log(_Best(x0.clone(), floor.clone(), floor.clone()), lucky, count, count.clone())
-    last = x0.clone()
-    alive = torch.arange(n, device=x0.device)
+    hunt = _Hunt(problem, attack, meter, plan)
     spent = False
-    for restart in range(plan.restarts):
-        run = replace(problem, key=problem.key.fold("restart", restart)).take(alive)
+    for number in range(plan.restarts):
+        if len(hunt.alive) == 0:
+            break
         try:
-            alive = _run(run, attack, meter, plan, log, alive, last)
+            hunt.restart(number)
         except BudgetSpent:
             spent = True
             break
-        if len(alive) == 0:
-            break
-    claim = log.best.won.clone()
-    if len(alive):
-        claim = _settle(problem, meter, plan, log, alive, last, claim)
-    loss, won = _stacked(log.loss, n, x0), _stacked(log.won, n, x0)
-    x = log.best.x
-    return Found(x, claim.clamp_min(0), log.lucky, log.forwards, log.backwards, loss, won, spent)
+    claim = hunt.settle() if len(hunt.alive) else hunt.best_won
+    return Found(
+        x=hunt.best,
+        claim=claim,
+        lucky=hunt.lucky,
+        forwards=hunt.forwards,
+        backwards=hunt.backwards,
+        loss=_filled(hunt.loss),
+        won=_filled(hunt.won),
+        spent=spent,
+    )
 
 
-def _run(
-    p: Problem, attack: Attack, meter: Meter, plan: Plan, log: _Log, alive: Tensor, last: Tensor
-) -> Tensor:
-    """One restart over the rows `alive`; returns those that are still unbroken."""
-    ear = _Ear(p.oracle)
-    p = replace(p, oracle=ear)
-    state = attack.init(p)
-    last[alive] = state.x
-    for t in range(plan.steps):
-        if plan.observe is not None and plan.every and t % plan.every == 0:
-            plan.observe(t, state.x, alive)
-        before = (meter.forwards, meter.backwards)
-        here = state.x
-        try:
-            state = attack.step(p, state, t)
-            if plan.check is not None:
-                ear.heard = [(here, plan.check(here, p.goal, p.key.fold("check", t), gradient=False))]
-        finally:
-            log.forwards[alive] += meter.forwards - before[0]
-            log.backwards[alive] += meter.backwards - before[1]
-        broken = _listen(ear, log, alive)
-        last[alive] = state.x
-        if plan.certain and bool(broken.any()):
-            keep = (~broken).nonzero()[:, 0]
-            alive, p, state = alive[keep], p.take(keep), take(state, keep)
-            if len(alive) == 0:
-                break
-    if len(alive) == 0:
-        return alive
-    if plan.observe is not None and plan.every:
-        plan.observe(plan.steps, state.x, alive)
-    if plan.restarts > 1:  # the end of an earlier restart would otherwise never be read
-        before = meter.forwards
-        ear(state.x, p.goal, p.key.fold("end"), gradient=False)
-        log.forwards[alive] += meter.forwards - before
-        broken = _listen(ear, log, alive)
-        alive = alive[~broken] if plan.certain else alive
-    return alive
-
-
-def _listen(ear: _Ear, log: _Log, alive: Tensor) -> Tensor:
-    """Enter what was asked in one step; returns the rows that have met their goal for certain."""
-    met = torch.zeros(len(alive), dtype=torch.bool, device=alive.device)
-    previous_loss = log.loss[-1] if log.loss else log.best.loss
-    previous_won = log.won[-1] if log.won else torch.zeros_like(log.best.won)
-    loss_now, won_now = previous_loss.clone(), previous_won.clone()
-    for x, reading in ear.heard:
-        loss = reading.won if reading.loss is None else reading.loss
-        log.best.see(alive, x, reading.won.to(loss.dtype), loss)
-        log.lucky[alive] |= reading.won > 0
-        met |= reading.won >= 1
-        loss_now[alive], won_now[alive] = loss, reading.won.to(loss.dtype)
-    if ear.heard:
-        log.loss.append(loss_now)
-        log.won.append(won_now)
-    ear.heard = []
-    return met
-
-
-def _settle(
-    problem: Problem,
-    meter: Meter,
-    plan: Plan,
-    log: _Log,
-    alive: Tensor,
-    last: Tensor,
-    claim: Tensor,
-) -> Tensor:
-    """Choose between last and best read point on draws that neither has been chosen by.
-
-    Both meet the same draws (paired). The search's limit of passes does not bind here: an answer
-    that was never tested would not be one.
-    """
-    p = problem.take(alive)
-    ask = plan.check or problem.oracle
-    draws = 1 if plan.certain else plan.confirm
-    limit, meter.limit = meter.limit, None
-    before = meter.forwards
-    key = p.key.fold("settle")
-    end = ask(last[alive], p.goal, key, gradient=False, draws=draws)
-    best = end if plan.certain else ask(log.best.x[alive], p.goal, key, gradient=False, draws=draws)
-    log.forwards[alive] += meter.forwards - before
-    meter.limit = limit
-    if plan.certain:  # the best point's reading is exact already
-        end_loss = end.won if end.loss is None else end.loss
-        log.best.see(alive, last[alive], end.won.to(end_loss.dtype), end_loss)
-        claim[alive] = log.best.won[alive]
-    else:
-        end_loss, best_loss = (r.won if r.loss is None else r.loss for r in (end, best))
-        take_last = (end.won > best.won) | ((end.won == best.won) & (end_loss >= best_loss))
-        chosen = torch.where(rows(take_last, last[alive]), last[alive], log.best.x[alive])
-        log.best.x[alive] = chosen
-        claim[alive] = torch.where(take_last, end.won, best.won).to(claim.dtype)
-    log.lucky[alive] |= (end.won > 0) | (best.won > 0)
-    return claim
-
-
-def _stacked(steps: list[Any], n: int, like: Tensor) -> Tensor:
-    return torch.stack(steps, 1) if steps else like.new_zeros(n, 0)
+def _filled(trace: Tensor) -> Tensor:
+    """(B, T) with the last figure kept for steps after an example was dropped."""
+    for t in range(1, trace.shape[1]):
+        trace[:, t] = torch.where(trace[:, t].isnan(), trace[:, t - 1], trace[:, t])
+    return trace

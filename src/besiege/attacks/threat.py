@@ -173,7 +173,11 @@ class Threat:
         """
         levels = self.ball.eps * 255
         short = abs(levels - round(levels)) < 1e-6 and levels >= 0.5
-        return f"{self.ball.name} {round(levels)}/255" if short else f"{self.ball.name} {self.ball.eps:g}"
+        return (
+            f"{self.ball.name} {round(levels)}/255"
+            if short
+            else f"{self.ball.name} {self.ball.eps:g}"
+        )
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest admitted image."""

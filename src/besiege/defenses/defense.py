@@ -99,7 +99,9 @@ class Majority(Vote):
     def __post_init__(self) -> None:
         _at_least_one(self.draws)
         if not 0 <= self.quorum < 1:
-            raise BadSetting(f"vote majority: quorum is a share of the draws in [0, 1), got {self.quorum}.")
+            raise BadSetting(
+                f"vote majority: quorum is a share of the draws in [0, 1), got {self.quorum}."
+            )
 
     @property
     def n(self) -> int:

@@ -32,7 +32,9 @@ EOT = "Athalye et al. 2018 (arXiv:1707.07397)"
 RECIPES: Catalog[Recipe] = Catalog(
     "recipe",
     [
-        _preset("none", "No attack: the clean figure.", "house", attack="none", links="skip", steps=0),
+        _preset(
+            "none", "No attack: the clean figure.", "house", attack="none", links="skip", steps=0
+        ),
         _preset(
             "oblivious",
             "Attacks the classifier alone and hopes that the point survives the defense (gray box).",

@@ -1,0 +1,1 @@
+"""Engines map tasks to shards: in this process, in several, or elsewhere."""

@@ -1,0 +1,182 @@
+"""One batch of examples through one cell: attacked, judged, and written down as rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from besiege.attacks.search import Found
+from besiege.core.batch import rows as as_rows
+from besiege.core.key import Key
+from besiege.study.judge import Judging, Verdict, answers, judge
+from besiege.study.recipe import Siege
+
+
+class Examples(NamedTuple):
+    """Images to attack, first axis B."""
+
+    ids: Sequence[int]
+    x: Tensor  # (B, C, H, W) in [0, 1]
+    label: Tensor  # (B,) int64
+    target: Tensor  # (B,) int64, -1 where the threat is untargeted
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one batch of a cell leaves behind; columns as in the run folder."""
+
+    cell: str
+    rows: dict[str, Any]
+    traces: dict[str, Any] | None
+    images: dict[int, dict[str, Any]]
+
+
+@dataclass
+class _Curve:
+    """Watches a search and has its points judged as they come."""
+
+    siege: Siege
+    label: Tensor
+    key: Key
+    judging: Judging
+    every: int = 0
+    right: list[Tensor] = field(default_factory=list)
+
+    def observe(self, step: int, x: Tensor, index: Tensor) -> None:
+        """Judge the points of the examples `index`; those already dropped are lost for certain."""
+        key = self.key[index].fold("judge", "step", step)
+        judged = answers(
+            self.siege.defense, x, key, self.judging.step_draws, self.judging.micro_batch
+        )
+        share = (judged == self.label[index, None]).to(x.dtype).mean(1)
+        now = torch.zeros_like(self.label, dtype=x.dtype)
+        now[index] = share
+        self.right.append(now)
+
+
+def siege_batch(
+    cell: str,
+    siege: Siege,
+    examples: Examples,
+    seed: int,
+    judging: Judging,
+    *,
+    keep: Sequence[int] = (),
+    traces: bool = True,
+) -> Shard:
+    """Attack and judge one batch.
+
+    keep: ids whose images are kept. Points that the threat does not admit are judged at the clean
+    image and flagged: an attack that leaves its ball has failed, the run has not.
+    """
+    began = time.perf_counter()
+    key = Key.root(seed, list(examples.ids), device=examples.x.device)
+    targeted = siege.threat.targeted
+    curve = _Curve(siege, examples.label, key, judging, judging.every)
+    goal = examples.target if targeted else examples.label
+    found = siege.attack(examples.x, goal, key, curve if judging.every else None)
+    admitted = siege.threat.admits(siege.threat.submitted(found.x), examples.x)
+    x = torch.where(as_rows(admitted, found.x), found.x, examples.x)
+    verdict = judge(siege.defense, siege.threat, x, examples.x, key, judging)
+    seconds = (time.perf_counter() - began) / len(examples.ids)
+    return Shard(
+        cell,
+        _rows(cell, siege, examples, found, verdict, admitted, seconds),
+        _traces(cell, examples, found, curve) if traces else None,
+        _images(siege, examples, x, verdict, key, keep),
+    )
+
+
+def _flags(siege: Siege, found: Found, verdict: Verdict, admitted: Tensor) -> list[list[str]]:
+    """The sentences that a reader of each row must know."""
+    common = []
+    if link := siege.recipe.stops_at(siege.defense):
+        common.append(f"no gradient passes {link}")
+    if found.spent:
+        common.append("limit of passes reached")
+    silent = (verdict.predicted < 0).any(1)
+    return [
+        common
+        + ([] if ok else ["point outside the threat: judged at the clean image"])
+        + (["no answer on some draws"] if quiet else [])
+        for ok, quiet in zip(admitted.tolist(), silent.tolist(), strict=True)
+    ]
+
+
+def _rows(
+    cell: str,
+    siege: Siege,
+    examples: Examples,
+    found: Found,
+    verdict: Verdict,
+    admitted: Tensor,
+    seconds: float,
+) -> dict[str, Any]:
+    n = len(examples.ids)
+    return {
+        "cell": [cell] * n,
+        "id": np.asarray(examples.ids, dtype=np.int64),
+        "label": examples.label.cpu().numpy().astype(np.int32),
+        "target": examples.target.cpu().numpy().astype(np.int32),
+        "predicted": verdict.predicted.cpu().tolist(),
+        **{k: getattr(verdict, k).cpu().numpy() for k in ("linf", "l2", "rms", "l1", "l0")},
+        "claim": found.claim.double().cpu().numpy(),
+        "lucky": found.lucky.cpu().numpy(),
+        "forwards": found.forwards.cpu().numpy(),
+        "backwards": found.backwards.cpu().numpy(),
+        "seconds": np.full(n, seconds),
+        "flags": _flags(siege, found, verdict, admitted),
+    }
+
+
+def _traces(cell: str, examples: Examples, found: Found, curve: _Curve) -> dict[str, Any]:
+    n = len(examples.ids)
+    steps = list(range(0, curve.siege.recipe.steps + 1, curve.every)) if curve.every else []
+    gone = torch.zeros_like(curve.label, dtype=examples.x.dtype)  # the whole batch was dropped
+    right = [*curve.right, *[gone] * (len(steps) - len(curve.right))]
+    judged = torch.stack(right, 1).tolist() if steps else [[] for _ in range(n)]
+    return {
+        "cell": [cell] * n,
+        "id": np.asarray(examples.ids, dtype=np.int64),
+        "loss": found.loss.cpu().tolist(),
+        "won": found.won.cpu().tolist(),
+        "judged_step": [steps] * n,
+        "judged": judged,
+    }
+
+
+def _images(
+    siege: Siege, examples: Examples, x: Tensor, verdict: Verdict, key: Key, keep: Sequence[int]
+) -> dict[int, dict[str, Any]]:
+    """Clean, adversarial, and what the network sees of both under the judge's first draw."""
+    kept = [i for i, name in enumerate(examples.ids) if name in set(keep)]
+    if not kept:
+        return {}
+    index = torch.tensor(kept, device=x.device)
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    chain, first = siege.defense.chain, key[index].fold("judge").spread("draw", 1).fold("vote", 0)
+    draw = chain.draw(first, shape)
+    clean = answers(siege.defense, examples.x[index], key[index].fold("judge"), 1, len(kept))[:, 0]
+    with torch.no_grad():
+        pictures = {
+            "clean": examples.x[index],
+            "adversarial": siege.threat.submitted(x[index]),
+            "seen_clean": chain.forward(examples.x[index], draw),
+            "seen_adversarial": chain.forward(siege.threat.submitted(x[index]), draw),
+        }
+    return {
+        int(examples.ids[i]): {
+            **{name: p[j].float().cpu().numpy() for name, p in pictures.items()},
+            "label": int(examples.label[i]),
+            "target": int(examples.target[i]),
+            "predicted_clean": int(clean[j]),
+            "predicted_adversarial": int(verdict.predicted[i, 0]),
+        }
+        for j, i in enumerate(kept)
+    }
