@@ -1,4 +1,4 @@
-"""What is deployed: a chain of transforms, a classifier, and how several draws are put to the vote."""
+"""What is deployed: a chain of transforms, a classifier, and a vote over draws."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Majority(Vote):
         return Mean(self.draws).scores(logits)
 
     def labels(self, logits: Tensor) -> Tensor:
-        """The most frequent label, ABSTAIN without a quorum; draws that are not finite do not count."""
+        """The most frequent label, ABSTAIN without a quorum; a draw with no answer is no vote."""
         each = _argmax(logits)
         counts = torch.stack([(each == k).sum(1) for k in range(logits.shape[-1])], 1)
         most, label = counts.max(1)

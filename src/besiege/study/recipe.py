@@ -150,6 +150,7 @@ class Siege:
             every=watch.every if watch else 0,
         )
         own = key.fold("attack", recipe.name)
+        own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
         problem = Problem(x0, goal, own, oracle, self.threat, recipe.steps)
         return search(problem, self.opponents.attacks.build(recipe.attack), meter, plan)
 

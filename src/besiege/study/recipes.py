@@ -37,7 +37,7 @@ RECIPES: Catalog[Recipe] = Catalog(
         ),
         _preset(
             "oblivious",
-            "Attacks the classifier alone and hopes that the point survives the defense (gray box).",
+            "Attacks the classifier alone, and hopes that its points survive the defense.",
             "Guo et al. 2018 (arXiv:1711.00117), section 5.2",
             links="skip",
         ),
