@@ -8,8 +8,10 @@ which keeps all of its bits.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,18 +30,43 @@ LANES_GPU = 1 << 22
 Convert: TypeAlias = Callable[[Tensor], Tensor]
 
 
+class _Constants(NamedTuple):
+    """Tensors that every call needs on its device; never written to."""
+
+    word: Tensor  # () a mask
+    shift: Tensor  # () 32
+    multipliers: Tensor  # (2, 2, 1, 1): of even and of odd rounds
+    order: Tensor  # (10, 2) which word of the key goes where
+    weyl: Tensor  # (10, 2, 1) what is added to it
+
+
+@functools.cache
+def _constants(device: torch.device) -> _Constants:
+    """A round exchanges the words 0 and 2 of the counter. `encrypt` leaves them where they are,
+    so every other round finds them swapped, and takes its multipliers and keys swapped too."""
+    order = torch.tensor([[1, 0], [0, 1]], device=device).repeat(ROUNDS // 2, 1)
+    weyl = torch.tensor(WEYL, device=device)[order]
+    rounds = torch.arange(ROUNDS, device=device)[:, None]
+    return _Constants(
+        torch.tensor(WORD, device=device),
+        torch.tensor(32, device=device),
+        torch.tensor([MULTIPLIERS, MULTIPLIERS[::-1]], device=device).reshape(2, 2, 1, 1),
+        order,
+        (rounds * weyl)[..., None],
+    )
+
+
 def halves(v: Tensor) -> Tensor:
-    """The low and the high word of each int64, (n,) -> (2, n)."""
-    return torch.stack([v & WORD, (v >> 32) & WORD])
+    """The low and the high word of each int64, (...) -> (2, ...)."""
+    const = _constants(v.device)
+    return torch.stack([v, v >> const.shift]).bitwise_and_(const.word)
 
 
 def round_keys(key: Tensor) -> Tensor:
-    """Keys of the rounds for `key` (B,) int64, shape (10, 2, B), in the order `encrypt` stores."""
-    steps = torch.arange(ROUNDS, device=key.device).reshape(-1, 1, 1)
-    weyl = torch.tensor(WEYL, device=key.device).reshape(1, 2, 1)
-    keys = (steps * weyl + halves(key)) & WORD
-    keys[::2] = keys[::2].flip(1)
-    return keys
+    """Keys of the rounds for `key` (B,) int64, shape (10, 2, B, 1), for `encrypt` alone."""
+    const = _constants(key.device)
+    words = torch.stack([key, key >> const.shift])
+    return (words[const.order] + const.weyl)[..., None]
 
 
 def encrypt(even: Tensor, odd: Tensor, keys: Tensor) -> Tensor:
@@ -49,37 +76,39 @@ def encrypt(even: Tensor, odd: Tensor, keys: Tensor) -> Tensor:
     keys: (10, 2, rows, 1) from `round_keys`. Returns (2, rows, n) int64: words 0 and 1 of a block
     as low and high half of row 0, words 2 and 3 in row 1.
 
-    A round exchanges the words 0 and 2. They are left where they are instead, so every other
-    round finds them swapped and takes its multipliers and keys swapped too.
+    Only `even` must have clean upper halves, since only it is multiplied.
     """
-    straight = torch.tensor(MULTIPLIERS, device=even.device).reshape(2, 1, 1)
-    swapped = straight.flip(0)
-    product = torch.empty_like(even)
+    const = _constants(even.device)
     first, second = even
-    odd_first, odd_second = odd
-    next_first, next_second = product
-    for r in range(ROUNDS):
-        torch.mul(even, swapped if r % 2 else straight, out=product)
-        torch.bitwise_right_shift(product, 32, out=even)
-        first.bitwise_xor_(odd_second)
-        second.bitwise_xor_(odd_first)
-        even.bitwise_xor_(keys[r])
-        even.bitwise_and_(WORD)  # low words stay unmasked in `odd`: here they must be clean
-        odd, odd_first, odd_second, product, next_first, next_second = (
-            product, next_first, next_second, odd, odd_first, odd_second,
-        )  # fmt: skip
-    odd <<= 32  # after an even number of rounds both are in order again
-    even |= odd
-    return even
+    old, new = (odd, *odd), (product := torch.empty_like(even), *product)
+    for key, multipliers in zip(keys, itertools.cycle(const.multipliers)):
+        torch.mul(even, multipliers, out=new[0])
+        torch.bitwise_right_shift(new[0], const.shift, out=even)
+        first.bitwise_xor_(old[2])
+        second.bitwise_xor_(old[1])
+        even.bitwise_xor_(key).bitwise_and_(const.word)
+        old, new = new, old
+    # After an even number of rounds both are in order again.
+    return even.bitwise_or_(old[0].bitwise_left_shift_(const.shift))
 
 
-def hashed(key: Tensor, value: Tensor | int, kind: int, domain: int) -> Tensor:
-    """64 bits from `key` (B,) and the counter (value, kind, domain), shape (B,) int64."""
-    count = torch.as_tensor(value, dtype=torch.int64, device=key.device).reshape(-1)
-    low, high = halves(count.expand(len(key)))
-    even = torch.stack([low, torch.full_like(low, kind)])[..., None]
-    odd = torch.stack([high, torch.full_like(low, domain)])[..., None]
-    return encrypt(even, odd, round_keys(key)[..., None])[0, :, 0]
+def hashed(key: Tensor, value: Tensor, kind: int, domain: int) -> Tensor:
+    """64 bits from `key` (B,) and the counter (value (B,) or (1,), kind, domain), (B,) int64."""
+    index = halves(value)[:, :, None]
+    return encrypt(*counters(index, len(key), kind, domain), round_keys(key))[0, :, 0]
+
+
+def counters(index: Tensor, rows: int, kind: int, domain: int) -> tuple[Tensor, Tensor]:
+    """Words 0, 2 and words 1, 3 of the counters (index low, index high, kind, domain).
+
+    index: (2, 1 or rows, n), its two words. Returns two (2, rows, n).
+    """
+    even = index.new_empty(2, rows, index.shape[2])
+    odd = torch.empty_like(even)
+    even[0], odd[0] = index
+    even[1].fill_(kind)
+    odd[1].fill_(domain)
+    return even, odd
 
 
 def stream(
@@ -98,17 +127,12 @@ def stream(
     lanes = LANES_CPU if key.device.type == "cpu" else LANES_GPU
     wide = -(-blocks // -(-blocks // lanes))  # equal chunks instead of a short last one
     tall = max(1, lanes // wide)
-    keys = round_keys(key)[..., None]
+    keys = round_keys(key)
     for left in range(0, blocks, wide):
-        index = halves(torch.arange(left, min(left + wide, blocks), device=key.device))
+        index = halves(torch.arange(left, min(left + wide, blocks), device=key.device))[:, None]
         for top in range(0, len(key), tall):
             part = keys[:, :, top : top + tall]
-            even = torch.empty(
-                2, part.shape[2], index.shape[1], dtype=torch.int64, device=key.device
-            )
-            odd = torch.empty_like(even)
-            even[0], even[1], odd[0], odd[1] = index[0], kind, index[1], domain
-            pairs = convert(encrypt(even, odd, part).view(words)).view(torch.int64)
+            pairs = encrypt(*counters(index, part.shape[2], kind, domain), part)
             view = out[top : top + tall, left : left + wide]
-            view[..., 0], view[..., 1] = pairs[0], pairs[1]
+            view[..., 0], view[..., 1] = convert(pairs.view(words)).view(torch.int64)
     return out.reshape(len(key), 2 * blocks)

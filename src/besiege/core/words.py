@@ -22,7 +22,6 @@ LOG = (1.0, -0.49999988, 0.33334187, -0.25002074, 0.19956833, -0.16562393, 0.149
 # sin(pi x / 2) / x in x squared on [0, 1], relative error 6e-9.
 SINE = (1.5707964, -0.6459637, 0.07968968, -0.0046737664, 0.00015148513)
 ROOT_HALF = 0x3F3504F3  # the bits of the float32 next to sqrt(1/2)
-MANTISSA = 0x007FFFFF
 
 
 def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
@@ -35,18 +34,18 @@ def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def exponential(words: Tensor) -> Tensor:
-    """Standard exponential from the upper 31 bits of int32 words, float32 of the same shape.
+    """Standard exponential from the upper 30 bits k of int32 words, float32 of the same shape.
 
-    -log(u) for u = (k + 0.5) / 2^31 rounded to float32; lies in [0, 32 log 2 = 22.18].
+    -log(u) for u = (2k + 1) / 2^31, relative error below 3e-7; lies in [2^-31, 31 log 2 = 21.49].
     """
-    bits = words.bitwise_right_shift(1).bitwise_and_(0x7FFFFFFF)
-    bits = bits.to(torch.float32).add_(0.5).view(torch.int32)
-    # u 2^31 = 2^exponent * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)]
-    bits -= ROOT_HALF
-    exponent = bits.bitwise_right_shift(23)
-    f = bits.bitwise_and_(MANTISSA).add_(ROOT_HALF).view(torch.float32).sub_(1.0)
+    v = words.bitwise_right_shift(1).bitwise_and_(0x7FFFFFFF).bitwise_or_(1)
+    # v = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)]. The difference v - 2^e is taken in
+    # integers: f and so the result keep their relative accuracy where u is near 1.
+    e = v.to(torch.float32).view(torch.int32).sub_(ROOT_HALF).bitwise_right_shift_(23)
+    f = v.sub_(torch.bitwise_left_shift(1, e)).to(torch.float32)
+    f.mul_((127 - e).bitwise_left_shift_(23).view(torch.float32))
     log = _horner(f, LOG).mul_(f)
-    return exponent.neg_().add_(31).to(torch.float32).mul_(math.log(2)).sub_(log)
+    return e.neg_().add_(31).to(torch.float32).mul_(math.log(2)).sub_(log)
 
 
 def uniform32(words: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def uniform64(words: Tensor) -> Tensor:
 
 
 def laplace(words: Tensor) -> Tensor:
-    """Standard Laplace from int32 words: exponential of 31 bits, sign of the last bit."""
+    """Standard Laplace from int32 words: exponential of 30 bits, sign of the last."""
     size = exponential(words)
     size.view(torch.int32).bitwise_xor_(words.bitwise_left_shift(31))
     return size
@@ -73,7 +72,7 @@ def normal(pairs: Tensor) -> Tensor:
 
     Row 0 gives the radius, row 1 the angle: 31 bits for half a turn and a sign for the other
     half. The cosine is the sine of the complement, taken exactly in integers, so both keep
-    their relative accuracy near zero. The largest |z| is sqrt(64 log 2) = 6.66.
+    their relative accuracy near zero. The largest |z| is sqrt(62 log 2) = 6.55.
     """
     radius = exponential(pairs[0]).mul_(2.0).sqrt_()
     radius.view(torch.int32).bitwise_xor_(pairs[1].bitwise_and(SIGN))
