@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from besiege.models.classifier import Classifier
 from besiege.models.sources import Layout, load
 
-CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -102,9 +113,7 @@ class CifarResNet(nn.Module):
 
 def _stage(width_in: int, width: int, blocks: int, shortcut: nn.Module) -> nn.Sequential:
     first = Block(width_in, width, width // width_in, shortcut)
-    return nn.Sequential(
-        first, *(Block(width, width, 1, nn.Identity()) for _ in range(1, blocks))
-    )
+    return nn.Sequential(first, *(Block(width, width, 1, nn.Identity()) for _ in range(1, blocks)))
 
 
 def _both_sides(width: int) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def read_weights(path: str | Path) -> Weights:
     """
     found = existing(path, "weights", BadModel)
     try:
-        with safe_open(found, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(found, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {key.removeprefix("module."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -108,7 +108,9 @@ def assemble(layout: Layout, weights: Weights) -> Classifier:
     classes = given.get("classes", layout.classes)
     if len(classes) != count:
         if "classes" in given:
-            raise BadModel(f'"{weights.path}" names {len(classes)} classes, but has {count} logits.')
+            raise BadModel(
+                f'"{weights.path}" names {len(classes)} classes, but has {count} logits.'
+            )
         classes = count
     network = _skeleton(layout, count)
     fill(network, {k: weights.tensors[layout.rename(k)] for k in _needed(network)})
@@ -124,10 +126,10 @@ def assemble(layout: Layout, weights: Weights) -> Classifier:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Put `tensors` into a network that was built on the meta device; evaluation mode, no gradients.
+    """Put `tensors` into a network built on the meta device: evaluation mode, no gradients.
 
-    Building on the meta device draws no initial weights, hence touches no global generator. Counters
-    of batch norm, which only training needs, become zero where old files lack them.
+    Building on the meta device draws no initial weights, hence touches no global generator.
+    Counters of batch norm, which only training needs, become zero where old files lack them.
     """
     counters = {k: torch.zeros((), dtype=torch.long) for k in network.state_dict() if _counter(k)}
     network.load_state_dict({**counters, **tensors}, assign=True)

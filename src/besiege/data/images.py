@@ -1,0 +1,123 @@
+"""The protocol of every data set: images by id, the same image for an id whatever the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from besiege.core.errors import BadImages
+
+
+class Images(NamedTuple):
+    """A batch: x (B, C, H, W) float32 in [0, 1]; y (B,) int64; targets (B,) int64 where given."""
+
+    x: Tensor
+    y: Tensor
+    targets: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images with the ids 0 .. len - 1; an id always names the same image.
+
+    classes: names in label order. shape: (C, H, W) of every image. labels: (N,) int64.
+    targets: (N,) int64, the labels that a targeted attack is to reach, where the set gives them.
+    pixels: ids (B,) int64 -> images (B, C, H, W) float32 in [0, 1].
+
+    >>> images = ImageSet.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+    >>> len(images), images.take([2]).y
+    (3, tensor([1]))
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    labels: Tensor
+    pixels: Callable[[Tensor], Tensor]
+    targets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for what, values in (("label", self.labels), ("target", self.targets)):
+            if values is None:
+                continue
+            if values.dtype != torch.int64 or values.shape != (len(self.labels),):
+                raise BadImages(
+                    f"{what}s of {self.name} must be int64, ({len(self.labels)},), not "
+                    f"{values.dtype}, {tuple(values.shape)}."
+                )
+            wrong = (values < 0) | (values >= len(self.classes))
+            if len(bad := wrong.nonzero()):
+                raise BadImages(
+                    f"{what} {values[bad[0, 0]]} of image {bad[0, 0]} of {self.name} is none of "
+                    f"its {len(self.classes)} classes (0 to {len(self.classes) - 1}); "
+                    f"{len(bad)} such."
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, ids: Sequence[int] | Tensor) -> Images:
+        """The images `ids` (B,), in that order. Raises BadImages for an id that is not there."""
+        index = torch.as_tensor(ids, dtype=torch.int64).reshape(-1).cpu()
+        if len(bad := index[(index < 0) | (index >= len(self))]):
+            raise BadImages(
+                f"{self.name} has no image {bad[0]}: its ids go from 0 to {len(self) - 1}."
+            )
+        targets = None if self.targets is None else self.targets[index]
+        x = self.pixels(index) if len(index) else torch.empty(0, *self.shape)
+        return Images(x, self.labels[index], targets)
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        y: Tensor,
+        classes: int | Sequence[str] | None = None,
+        targets: Tensor | None = None,
+        name: str = "images",
+    ) -> ImageSet:
+        """Images in memory: x (N, C, H, W) float32 in [0, 1], y (N,) int64.
+
+        classes: names or number; by default as many as the largest label needs.
+        Raises BadImages, naming the first image that is wrong.
+        """
+        checked(x, name)
+        if classes is None:
+            every = torch.cat([y.flatten(), y.new_zeros(1) if targets is None else targets])
+            classes = int(every.max()) + 1
+        names = map(str, range(classes)) if isinstance(classes, int) else classes
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        return cls(name, tuple(names), shape, y, x.__getitem__, targets)
+
+
+def checked(x: Tensor, name: str = "images") -> Tensor:
+    """`x` itself, if it is images: (N, C, H, W) float32, finite, in [0, 1].
+
+    Raises BadImages, naming the first image that is wrong.
+    """
+    if x.ndim != 4 or x.dtype != torch.float32:
+        raise BadImages(
+            f"{name} must be float32 (N, C, H, W) in [0, 1], not {x.dtype} {tuple(x.shape)}."
+        )
+    inside = (x >= 0) & (x <= 1)
+    if len(bad := (~inside.flatten(1).all(1)).nonzero()):
+        first = int(bad[0])
+        values = x[first][~inside[first]]
+        raise BadImages(
+            f"image {first} of {name} has the value {values[0]:.6g} ({len(values)} such, in "
+            f"{len(bad)} images); pixels must lie in [0, 1]: divide 8-bit images by 255."
+        )
+    return x
+
+
+def from_bytes(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1].
+
+    >>> from_bytes(torch.tensor([[[[255, 51]]]], dtype=torch.uint8)).flatten()
+    tensor([1.0000, 0.2000])
+    """
+    return images.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -1,0 +1,105 @@
+"""A folder of PNG files with a table of labels, as the NIPS 2017 competition gave its images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from besiege.core.errors import BadImages
+from besiege.core.files import existing
+from besiege.data.images import ImageSet, from_bytes
+from besiege.data.assets import IMAGENET
+
+
+def nips2017(path: str) -> ImageSet:
+    """ImageNet-like photographs, decoded when taken, with labels and targets.
+
+    path: a folder of RGB PNG files of one size. A table `labels.csv` in it, or `FOLDER_labels.csv`
+    or `imagenet_nips2017_labels.csv` beside it, has the columns file, label and (if attacks are to
+    be targeted) target: indices into `imagenet_classes.json` beside it, or else the usual 1000
+    classes. The order of its lines is that of the ids.
+    Source: Kurakin et al. 2018, arXiv:1804.00097.
+    """
+    folder = existing(path, "folder of images", BadImages)
+    rows, table = _table(folder)
+    if not rows:
+        raise BadImages(f'"{table}" lists no images.')
+    for row in rows:
+        existing(folder / row["file"], f'image (line "{row["file"]}" of {table})', BadImages)
+    paths = [folder / row["file"] for row in rows]
+    with _opened(paths[0]) as first:
+        width, height = first.size
+    return ImageSet(
+        name=folder.name,
+        classes=_classes(table.parent),
+        shape=(3, height, width),
+        labels=_column(rows, "label", table),
+        pixels=partial(_decode, paths, (width, height)),
+        targets=_column(rows, "target", table) if "target" in rows[0] else None,
+    )
+
+
+def _table(folder: Path) -> tuple[list[dict[str, str]], Path]:
+    """The lines of the folder's table, and where it was found."""
+    places = (
+        folder / "labels.csv",
+        folder.parent / f"{folder.name}_labels.csv",
+        folder.parent / "labels.csv",
+    )
+    table = next((p for p in places if p.is_file()), None)
+    if table is None:
+        raise BadImages(
+            f'No table of labels for "{folder}": expected one of {", ".join(map(str, places))}, '
+            "with the columns file, label and target."
+        )
+    with table.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := {"file", "label"} - set(reader.fieldnames or ()):
+            raise BadImages(
+                f'"{table}" lacks the column "{min(missing)}"; it has {reader.fieldnames}.'
+            )
+        return list(reader), table
+
+
+def _column(rows: list[dict[str, str]], name: str, table: Path) -> Tensor:
+    for number, row in enumerate(rows, start=2):
+        if not (row[name] or "").strip().isdigit():
+            raise BadImages(f'"{row[name]}" in line {number} of "{table}" is no {name}.')
+    return torch.tensor([int(row[name]) for row in rows])
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = folder / "imagenet_classes.json"
+    return tuple(json.loads(names.read_text("utf-8"))) if names.is_file() else IMAGENET
+
+
+def _decode(paths: list[Path], size: tuple[int, int], ids: Tensor) -> Tensor:
+    """float32 (B, 3, H, W) in [0, 1] of the files number `ids`, all of `size` (W, H)."""
+    images = []
+    for path in (paths[i] for i in ids.tolist()):
+        with _opened(path) as image:
+            if image.size != size:
+                raise BadImages(
+                    f'"{path}" is {image.size} (W, H), but the first image of its folder is '
+                    f"{size}: all must have one size."
+                )
+            images.append(torch.from_numpy(np.array(image.convert("RGB"))))
+    return from_bytes(torch.stack(images))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError) as error:  # SyntaxError: what Pillow raises for a broken PNG
+        raise BadImages(f'"{path}" is not a readable image ({error}).') from error

@@ -1,0 +1,71 @@
+"""Every model that can be named."""
+
+from __future__ import annotations
+
+import torch
+
+from besiege.core.entry import Catalog, Entry
+from besiege.models.cifar_resnet import (
+    RESNET20,
+    RESNET20_PNI,
+    RESNET56,
+    resnet20,
+    resnet20_pni,
+    resnet56,
+)
+from besiege.models.classifier import Classifier
+from besiege.models.digits_cnn import LAYOUT as DIGITS_CNN
+from besiege.models.digits_cnn import digits_cnn
+from besiege.models.efficientnet_lite import efficientnet_lite0
+from besiege.models.mobilenet_v2 import LAYOUT as MOBILENET_V2
+from besiege.models.mobilenet_v2 import mobilenet_v2
+from besiege.models.sources import assemble, read_weights, recognise
+from besiege.models.squeezenet import LAYOUT as SQUEEZENET
+from besiege.models.squeezenet import squeezenet
+
+LAYOUTS = (RESNET20, RESNET56, RESNET20_PNI, MOBILENET_V2, SQUEEZENET, DIGITS_CNN)
+
+
+def from_file(weights: str) -> Classifier:
+    """Any network known here from a safetensors file, recognised by its keys and shapes.
+
+    weights: the file. Its metadata may say "classes", "mean" and "std" (each as JSON); else those
+    that the published weights of the architecture were made for are taken.
+    """
+    found = read_weights(weights)
+    return assemble(recognise(found, LAYOUTS), found)
+
+
+MODELS: Catalog[Classifier] = Catalog(
+    "model",
+    [
+        Entry("digits-cnn", digits_cnn, "trained on the spot on scikit-learn's digits"),
+        Entry("resnet20", resnet20, "He et al. 2015, arXiv:1512.03385, section 4.2", cases=()),
+        Entry("resnet56", resnet56, "He et al. 2015, arXiv:1512.03385, section 4.2", cases=()),
+        Entry("resnet20-pni", resnet20_pni, "He et al. 2019, arXiv:1811.09310", cases=()),
+        Entry("mobilenet-v2", mobilenet_v2, "Sandler et al. 2018, arXiv:1801.04381", cases=()),
+        Entry("squeezenet1.1", squeezenet, "Iandola et al. 2016, arXiv:1602.07360", cases=()),
+        Entry(
+            "efficientnet-lite0",
+            efficientnet_lite0,
+            "Tan and Le 2019, arXiv:1905.11946; Lite variant of the authors, 2020",
+        ),
+        Entry("file", from_file, "keys and shapes of a safetensors file", cases=()),
+    ],
+)
+
+
+def load_model(
+    spec: str,
+    catalog: Catalog[Classifier] = MODELS,
+    device: torch.device | str = "cpu",
+) -> Classifier:
+    """The classifier that `spec` names, in evaluation mode, on `device`.
+
+    spec: "digits-cnn", "resnet20:weights=PATH" or "file:PATH", where PATH may hold any character.
+    Raises UnknownName, BadSetting or BadModel.
+    """
+    kind, _, path = spec.partition(":")
+    if kind.strip() == "file" and not path.strip().startswith("weights="):
+        return catalog["file"].factory(weights=path.strip()).to(device)
+    return catalog.build(spec).to(device)
