@@ -94,7 +94,7 @@ class Key:
         a seed or ids that are no integers.
         """
         index = _ids(ids).to(device)
-        start = torch.full_like(index, _int64("seed", seed))
+        start = torch.full_like(index, _int64("The seed", seed))
         values = hashed(start, index, 0, _Domain.ROOT)
         return cls(values, values)
 
@@ -106,12 +106,13 @@ class Key:
         values = self.values
         for part in parts:
             kind, number = _fold_part(part)
-            values = hashed(values, values.new_tensor([number]), kind, _Domain.FOLD)
-        return replace(self, values=values, trail=self.trail + parts)
+            count = torch.tensor([number], device=values.device)
+            values = hashed(values, count, kind, _Domain.FOLD)
+        return Key(values, self.origins, self.trail + parts)
 
     def spread(self, name: str, n: int) -> Key:
         """B * n rows, example by example: row b * n + i is example b folded with (name, i)."""
-        n = _size("spread", n)
+        n = _size("spread(name, n): n", n)
         base = self.fold(name).values.repeat_interleave(n)
         index = torch.arange(n, device=self.device).repeat(len(self))
         values = hashed(base, index, _Kind.INTEGER, _Domain.FOLD)
@@ -164,16 +165,15 @@ class Key:
 
         64 bits times high, upper word: the bias of a value is below high / 2^64.
         """
-        if not 1 <= operator.index(high) <= 1 << 31:
-            raise BadSetting(f"integers(high) needs 1 <= high <= 2^31, got {high}.")
+        high = _whole("integers(high): high", high, 1, 1 << 31)
         bits = self._draw(_Kind.INTEGERS, shape, _same, torch.int64)
         low, upper = halves(bits).mul_(high)
-        return (upper + (low >> 32)) >> 32
+        return torch.bitwise_right_shift(upper + (low >> 32), 32)
 
     def bernoulli(self, p: float, *shape: int) -> Tensor:
         """True with probability `p` (to 2^-24), (B, *shape) bool. BadSetting outside [0, 1]."""
         if not 0 <= p <= 1:
-            raise BadSetting(f"bernoulli(p) needs 0 <= p <= 1, got {p}.")
+            raise BadSetting(f"bernoulli(p): p must lie in [0, 1], got {p}.")
         return torch.lt(self.uniform(*shape), p)
 
     def permutation(self, n: int) -> Tensor:
@@ -185,14 +185,12 @@ class Key:
         self, kind: _Kind, shape: Sequence[int], convert: Convert, dtype: torch.dtype
     ) -> Tensor:
         """Enough blocks of the kind's stream for `shape`, converted and cut to it."""
-        shape = [_size("shape", n) for n in shape]
+        shape = [_size("Each axis of the shape", n) for n in shape]
         self._watch()
         count, width = math.prod(shape), 16 // dtype.itemsize
         source = torch.int32 if dtype.itemsize == 4 else torch.int64
-        out = stream(self.values, -(-count // width), kind, _Domain.DRAW, convert, source).view(
-            dtype
-        )
-        return out[:, :count].reshape(len(self), *shape).contiguous()
+        out = stream(self.values, -(-count // width), kind, _Domain.DRAW, convert, source)
+        return out.view(dtype)[:, :count].reshape(len(self), *shape).contiguous()
 
     def _watch(self) -> None:
         """Record a draw under `watch_reuse`; raise if one of the rows was drawn from before."""
@@ -203,9 +201,9 @@ class Key:
         if again := len(rows & drawn):
             name = "/".join(map(str, ("root", *self.trail)))
             raise BesiegeError(
-                f"Numbers were drawn twice from the key {name} ({again} of {len(rows)} rows): "
-                "the two draws would be equal or overlap. Fold "
-                'what tells them apart into each, as in key.fold("angle").uniform().'
+                f"Numbers were drawn twice from the key {name} ({again} of {len(rows)} rows), so "
+                "the draws may be equal or overlap. Fold what tells them apart into each, as in "
+                'key.fold("angle").uniform().'
             )
         drawn |= rows
 
@@ -218,38 +216,38 @@ def _same(bits: Tensor) -> Tensor:
 def _fold_part(part: int | str) -> tuple[_Kind, int]:
     """What a part of a fold puts into the counter: an int itself, 64 bits of a text's hash."""
     if not isinstance(part, str):
-        return _Kind.INTEGER, _int64("fold part", part)
+        return _Kind.INTEGER, _int64("A fold part that is not a str", part)
     digest = blake2b(part.encode(), digest_size=8).digest()
     return _Kind.TEXT, int.from_bytes(digest, "little", signed=True)
 
 
-def _int64(name: str, value: int) -> int:
-    """`value` if it is an int of 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def _whole(name: str, value: int, low: int, high: int) -> int:
+    """`value` if it is an integer (Python's or NumPy's) in [low, high]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
         raise BadSetting(
-            f"A {name} is an int or (fold only) a str, got {value!r} ({type(value).__name__}): "
-            "convert it, as in int(step)."
-        )
-    if not -(1 << 63) <= value < 1 << 63:
-        raise BadSetting(f"A {name} has 64 bits with sign, got {value}.")
-    return value
+            f"{name} must be an integer, got {value!r} ({type(value).__name__})."
+        ) from None
+    if not low <= number <= high:
+        raise BadSetting(f"{name} must lie in [{low}, {high}], got {number}.")
+    return number
+
+
+def _int64(name: str, value: int) -> int:
+    """`value` if it is an integer of 64 bits."""
+    return _whole(name, value, -(1 << 63), (1 << 63) - 1)
 
 
 def _size(name: str, value: int) -> int:
     """`value` if it can be a length."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = -1
-    if size < 0:
-        raise BadSetting(f"{name} needs whole numbers from 0 up, got {value!r}.")
-    return size
+    return _whole(name, value, 0, (1 << 63) - 1)
 
 
 def _ids(ids: Tensor | Sequence[int]) -> Tensor:
     """`ids` as int64 (B,)."""
     if not isinstance(ids, Tensor):
-        return torch.tensor([_int64("id", operator.index(i)) for i in ids], dtype=torch.int64)
+        return torch.tensor([_int64("An id", i) for i in ids], dtype=torch.int64)
     if ids.ndim != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise BadSetting(
             f"ids are a row of integers (B,), got {ids.dtype} of shape {tuple(ids.shape)}."
