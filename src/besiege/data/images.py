@@ -86,6 +86,8 @@ class ImageSet:
         Raises BadImages, naming the first image that is wrong.
         """
         checked(x, name)
+        if len(x) != len(y):
+            raise BadImages(f"{name}: {len(x)} images, but {len(y)} labels.")
         if classes is None:
             every = torch.cat([y.flatten(), y.new_zeros(1) if targets is None else targets])
             classes = int(every.max()) + 1

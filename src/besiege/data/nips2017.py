@@ -16,8 +16,8 @@ from torch import Tensor
 
 from besiege.core.errors import BadImages
 from besiege.core.files import existing
-from besiege.data.images import ImageSet, from_bytes
 from besiege.data.assets import IMAGENET
+from besiege.data.images import ImageSet, from_bytes
 
 
 def nips2017(path: str) -> ImageSet:

@@ -20,8 +20,9 @@ def photo() -> ImageSet:
 
     The largest central square, resized (bilinear, antialiased). ImageNet labels given by looking:
     0 is the Tower of Buddhist Incense in the Summer Palace of Beijing, "palace" (698). 1 is a
-    dahlia, for which ImageNet has no class; "daisy" (985), of the same family, is the nearest: take
-    id 0 where the label matters. EfficientNet-Lite0 ranks these labels first, at 0.33 and 0.20 only.
+    dahlia, for which ImageNet has no class; "daisy" (985), of the same family, is the nearest:
+    take id 0 where the label matters. EfficientNet-Lite0 ranks both labels first, but with
+    probabilities of 0.33 and 0.20 only.
     Source: CC BY 2.0, by the Flickr users danielbuechele (0) and vultilion (1).
     """
     x = torch.cat([_square(torch.from_numpy(np.array(load_sample_image(n)))) for n in LABELS])

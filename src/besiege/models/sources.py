@@ -108,9 +108,7 @@ def assemble(layout: Layout, weights: Weights) -> Classifier:
     classes = given.get("classes", layout.classes)
     if len(classes) != count:
         if "classes" in given:
-            raise BadModel(
-                f'"{weights.path}" names {len(classes)} classes, but has {count} logits.'
-            )
+            raise BadModel(f'"{weights.path}" names {len(classes)} classes for {count} logits.')
         classes = count
     network = _skeleton(layout, count)
     fill(network, {k: weights.tensors[layout.rename(k)] for k in _needed(network)})
@@ -152,9 +150,8 @@ def _needed(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def _misfits(layout: Layout, tensors: Mapping[str, Tensor]) -> list[str]:
     """What keeps `tensors` from being this layout's weights, one clause each."""
     head = tensors.get(layout.rename(layout.head))
-    if head is None or head.ndim == 0:
-        return [f'"{layout.rename(layout.head)}" is missing', *["..."] * len(tensors)]
-    wanted = {layout.rename(k): s for k, s in _needed(_skeleton(layout, len(head))).items()}
+    count = len(layout.classes) if head is None or head.ndim == 0 else len(head)
+    wanted = {layout.rename(k): s for k, s in _needed(_skeleton(layout, count)).items()}
     given = {k: tuple(t.shape) for k, t in tensors.items() if not _counter(k)}
     return [
         *(f'"{k}" is missing' for k in wanted if k not in given),
