@@ -1,1 +1,80 @@
-"""besiege lays siege to an image classifier guarded by input transformations."""
+"""besiege lays siege to an image classifier that is guarded by input transformations.
+
+>>> import besiege
+>>> besiege.Linf(8 / 255).name
+'linf'
+
+Names are loaded when first used, so that `besiege --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from besiege.attacks.attack import Attack as Attack
+    from besiege.attacks.catalog import ATTACKS as ATTACKS
+    from besiege.attacks.threat import Linf as Linf
+    from besiege.attacks.threat import RmsL2 as RmsL2
+    from besiege.attacks.threat import Threat as Threat
+    from besiege.core.entry import Entry as Entry
+    from besiege.core.errors import BesiegeError as BesiegeError
+    from besiege.core.key import Key as Key
+    from besiege.data.catalog import load_images as load_images
+    from besiege.defenses.catalog import TRANSFORMS as TRANSFORMS
+    from besiege.defenses.catalog import parse_chain as parse_chain
+    from besiege.defenses.defense import Defense as Defense
+    from besiege.defenses.defense import Majority as Majority
+    from besiege.defenses.defense import Mean as Mean
+    from besiege.defenses.opaque import Opaque as Opaque
+    from besiege.defenses.transform import Chain as Chain
+    from besiege.defenses.transform import Graft as Graft
+    from besiege.defenses.transform import Transform as Transform
+    from besiege.defenses.transform import module as module
+    from besiege.evaluate import evaluate as evaluate
+    from besiege.models.catalog import load_model as load_model
+    from besiege.models.classifier import Classifier as Classifier
+    from besiege.study.judge import judge as judge
+    from besiege.study.recipe import Recipe as Recipe
+    from besiege.study.recipes import RECIPES as RECIPES
+
+_HOMES = {
+    "ATTACKS": "attacks.catalog",
+    "Attack": "attacks.attack",
+    "BesiegeError": "core.errors",
+    "Chain": "defenses.transform",
+    "Classifier": "models.classifier",
+    "Defense": "defenses.defense",
+    "Entry": "core.entry",
+    "Graft": "defenses.transform",
+    "Key": "core.key",
+    "Linf": "attacks.threat",
+    "Majority": "defenses.defense",
+    "Mean": "defenses.defense",
+    "Opaque": "defenses.opaque",
+    "RECIPES": "study.recipes",
+    "Recipe": "study.recipe",
+    "RmsL2": "attacks.threat",
+    "TRANSFORMS": "defenses.catalog",
+    "Threat": "attacks.threat",
+    "Transform": "defenses.transform",
+    "evaluate": "evaluate",
+    "judge": "study.judge",
+    "load_images": "data.catalog",
+    "load_model": "models.catalog",
+    "module": "defenses.transform",
+    "parse_chain": "defenses.catalog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'besiege' has no attribute {name!r}")
+    found = getattr(import_module(f"besiege.{_HOMES[name]}"), name)
+    globals()[name] = found  # a submodule of the same name (evaluate) must not hide it
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from besiege.attacks.loss import Loss
 from besiege.attacks.threat import Threat
-from besiege.core.batch import chunks, fold_sum
+from besiege.core.batch import by_example, chunks, fold_sum
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -110,7 +110,7 @@ class Oracle:
             for window, index in chunks(len(keys), self.micro_batch, x.device):
                 logits = self.view.logits(x[index // n], keys[index])
                 parts.append(logits[: window.stop - window.start])
-        return torch.cat(parts).unflatten(0, (len(x), n))
+        return by_example(torch.cat(parts), n)
 
     def _weights(self, logits: Tensor, goal: Tensor) -> Tensor:
         """Gradient of the loss of the mean with respect to each draw's logits, (B*n, K)."""
@@ -133,11 +133,11 @@ class Oracle:
                 value = (logits * weights[index]).sum(-1)
             slopes.append(_gradient(value, leaf)[:real])
             outputs.append(logits.detach()[:real])
-        slope = fold_sum(torch.cat(slopes).unflatten(0, (len(x), n)))
+        slope = fold_sum(by_example(torch.cat(slopes), n))
         finite = slope.flatten(1).isfinite().all(1)
         self.meter.broken_gradients += int((~finite).sum())
         slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0)
-        return self._reading(torch.cat(outputs).unflatten(0, (len(x), n)), slope, goal)
+        return self._reading(by_example(torch.cat(outputs), n), slope, goal)
 
     def _mean(self, logits: Tensor) -> Tensor:
         n = logits.shape[1]
@@ -156,7 +156,7 @@ class Oracle:
             return Reading(None, None, won, None)
         if self.average == "loss":
             flat = self.loss(logits.flatten(0, 1), goal.repeat_interleave(n), self.threat.targeted)
-            loss = fold_sum(flat.unflatten(0, (-1, n))) / n
+            loss = fold_sum(by_example(flat, n)) / n
         else:
             loss = self.loss(self._mean(logits), goal, self.threat.targeted)
         return Reading(loss, slope, won, fold_sum(logits) / n)

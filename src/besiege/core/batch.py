@@ -48,6 +48,11 @@ def fold_sum(x: Tensor) -> Tensor:
     return x[:, 0]
 
 
+def by_example(x: Tensor, n: int) -> Tensor:
+    """Rows of n draws an example, (B * n, ...), as (B, n, ...)."""
+    return x.reshape(-1, n, *x.shape[1:])
+
+
 def row_sum(x: Tensor) -> Tensor:
     """Sum of each row, (B, ...) -> (B,); see `fold_sum`."""
     return fold_sum(x.flatten(1))
@@ -63,7 +68,9 @@ def linf(x: Tensor) -> Tensor:
     return x.flatten(1).abs().amax(1)
 
 
-def chunks(total: int, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
+def chunks(
+    total: int, size: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[slice, Tensor]]:
     """Windows of exactly `size` row numbers: (the rows that count, all the numbers).
 
     The last window is filled up with row 0, because kernels round differently by shape: a model

@@ -123,7 +123,7 @@ def parse_value(text: str) -> bool | int | float | str:
         return text == "true"
     for kind in (int, float, lambda t: float(Fraction(t))):
         try:
-            return kind(text)  # type: ignore[no-any-return, operator]
+            return kind(text)
         except (ValueError, ZeroDivisionError):
             continue
     return text

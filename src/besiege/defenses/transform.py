@@ -8,7 +8,7 @@ is its `surrogates`: differentiable stand-ins for the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
@@ -101,8 +101,8 @@ class Graft(Transform):
         smooth = stand_in(x, draw)
         if smooth.shape != value.shape:
             raise BadSetting(
-                f'surrogate "{self.surrogate}" of {self.name} returns {tuple(smooth.shape)}, but the '
-                f"link itself {tuple(value.shape)}; `besiege explain {self.name}` lists the others."
+                f'surrogate "{self.surrogate}" of {self.name} returns {tuple(smooth.shape)}, the link '
+                f"itself {tuple(value.shape)}; `besiege explain {self.name}` lists the others."
             )
         return value + (smooth - smooth.detach())
 
@@ -151,7 +151,7 @@ class Frozen(Transform):
 
 @dataclass(frozen=True, eq=False)
 class Chain(Transform):
-    """Links in order; each is handed its own input shape and its own key. A chain is a transform."""
+    """Links in order, each handed its own input shape and key. A chain is a transform."""
 
     links: tuple[Transform, ...] = ()
 
@@ -159,7 +159,7 @@ class Chain(Transform):
         names = [link.name for link in self.links]
         if twice := {n for n in names if names.count(n) > 1}:
             raise BadSetting(
-                f"two links of a chain have the name {sorted(twice)[0]!r}, so a view could not tell "
+                f'two links of a chain have the name "{sorted(twice)[0]}", and a view could not tell '
                 f'them apart: wrap one as Named(link, "other name"), or write "other=fd + fd".'
             )
 
@@ -190,7 +190,7 @@ class Chain(Transform):
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
-        """"best": every link under its best surrogate; "exact" instead where all links have it."""
+        """ "best": every link under its best surrogate; "exact" instead where all links have it."""
         best = Chain(tuple(Graft(link) for link in self.links)).forward
         exact = all("exact" in link.surrogates for link in self.links)
         return {"exact": self.forward} if exact else {"best-of-each": best}
@@ -226,22 +226,29 @@ class Named(Transform):
         return self.link.surrogates
 
 
-class Module(nn.Module):
-    """A transform as a plain torch module, for `nn.Sequential`; see `module`."""
+class _Module(nn.Module):
+    """See `module`."""
 
     def __init__(self, transform: Transform, key: Key) -> None:
         super().__init__()
-        self.transform = transform
+        self.transform = Graft(transform)
         self.key = key
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) in [0, 1]; row i of call n draws from key.fold("call", n, "row", i)."""
+        """x (B, C, H, W) in [0, 1]; call n, row i draws from key.fold("call", n, "row", i)."""
         key = self.key.fold("call", self.calls).spread("row", len(x)).to(x.device)
         self.calls += 1
-        return Graft(self.transform).forward(x, self.transform.draw(key, tuple(x.shape[1:])))
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        return self.transform.forward(x, self.transform.draw(key, shape))
 
 
-def without(chain: Chain, name: str) -> Chain:
-    """The chain with one link left out."""
-    return replace(chain, links=tuple(link for link in chain.links if link.name != name))
+def module(transform: Transform, key: Key) -> nn.Module:
+    """`transform` as a plain torch module, for `nn.Sequential`.
+
+    key: of one row, Key.root(seed, [0]); every call and row draws afresh from it.
+    Gradients pass through the best surrogate of each link.
+    """
+    if len(key) != 1:
+        raise BadSetting(f"module() takes the key of one row, got {len(key)}: Key.root(seed, [0]).")
+    return _Module(transform, key)

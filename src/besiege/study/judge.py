@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
-from besiege.core.batch import chunks, l2, linf, row_sum
+from besiege.core.batch import by_example, chunks, l2, linf, row_sum
 from besiege.core.errors import BadImages, BadSetting, OutsideThreat
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -57,7 +57,7 @@ def answers(defense: Defense, x: Tensor, key: Key, draws: int, micro_batch: int)
     for window, index in chunks(len(keys), micro_batch, x.device):
         found = defense.labels(x[index // draws], keys[index])
         labels.append(found[: window.stop - window.start])
-    return torch.cat(labels).unflatten(0, (len(x), draws))
+    return by_example(torch.cat(labels), draws)
 
 
 def judge(
@@ -95,13 +95,13 @@ def judge(
     shape = (x.shape[1], x.shape[2], x.shape[3])
     draws = judging.draws if defense.is_random(shape) else 1
     shift = x.double() - x0.double()
-    size = l2(shift)
+    distance = l2(shift)
     entries = x0[0].numel()
     return Verdict(
         predicted=answers(defense, x, key.fold("judge"), draws, judging.micro_batch),
         linf=linf(shift),
-        l2=size,
-        rms=size / entries**0.5,
+        l2=distance,
+        rms=distance / entries**0.5,
         l1=row_sum(shift.abs()),
         l0=(shift != 0).flatten(1).double().mean(1),
     )

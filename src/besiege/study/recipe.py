@@ -137,7 +137,8 @@ class Siege:
         meter = Meter(self.threat.passes)
         loss = self.opponents.losses.build(recipe.loss)
         micro = self.opponents.micro_batch
-        oracle = Oracle(view, loss, self.threat, meter, recipe.draws, recipe.average, micro)
+        draws = recipe.draws if view.is_random(shape) else 1  # equal draws would only cost
+        oracle = Oracle(view, loss, self.threat, meter, draws, recipe.average, micro)
         whole = Oracle(self.defense, loss, self.threat, meter, micro_batch=micro)
         faithful = not any(h == "skip" for h in how.values())
         plan = Plan(

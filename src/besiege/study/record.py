@@ -1,0 +1,109 @@
+"""What a run folder says about a cell, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import besiege
+from besiege.models.classifier import Classifier
+from besiege.study.judge import Judging
+from besiege.study.recipe import Siege
+
+ROWS_VERSION = 1  # raise it when a change alters what rows mean: old cells are then attacked anew
+PACKAGES = ("torch", "numpy", "scipy", "pillow", "duckdb", "besiege")
+
+
+def describe(
+    siege: Siege, judging: Judging, *, defense: str, chain: str, vote: str
+) -> dict[str, Any]:
+    """The settings of a cell, as they stand in resolved.json (without its hash).
+
+    defense: its display name; chain, vote: their specs.
+    """
+    threat = siege.threat
+    return {
+        "defense": defense,
+        "chain": chain,
+        "vote": vote,
+        "recipe": siege.recipe.name,
+        "recipe_settings": asdict(siege.recipe),
+        "view": siege.recipe.view_of(siege.defense),
+        "threat": threat.name,
+        "ball": threat.ball.name,
+        "eps": threat.ball.eps,
+        "targeted": threat.targeted,
+        "access": threat.access,
+        "eight_bit": threat.eight_bit,
+        "passes": threat.passes,
+        "draws": judging.draws,
+        "every": judging.every,
+        "step_draws": judging.step_draws,
+        "micro_batch": judging.micro_batch,
+        "classes": list(siege.defense.classifier.classes),
+    }
+
+
+def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
+    """16 hex digits over everything that can change a row.
+
+    fingerprint: what the cells of a run share: seed, data, model weights, plugins.
+
+    >>> cell_hash({"a": 1}, {"seed": 0}) == cell_hash({"a": 1}, {"seed": 0})
+    True
+    """
+    whole = {"version": ROWS_VERSION, "record": record, "fingerprint": fingerprint}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_hash(classifier: Classifier) -> str:
+    """16 hex digits over a classifier's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(classifier.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """16 hex digits over a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, for environment.json."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": device,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "revision": _revision(),
+    }
+
+
+def _revision() -> str | None:
+    """The commit of a source checkout; None for an installed package."""
+    home = Path(besiege.__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
