@@ -20,10 +20,7 @@ ACCESS = ("gradients", "scores", "labels")
 class Ball(Protocol):
     """All images at most `eps` away from the clean one, inside [0, 1]."""
 
-    @property
-    def eps(self) -> float:
-        """Radius, in the same units as the pixels."""
-        ...
+    eps: float  # radius, in the units of the pixels
 
     @property
     def name(self) -> str:
