@@ -241,7 +241,7 @@ def _is_name(node: ast.expr) -> bool:
     if isinstance(node, ast.Attribute):
         owner = node.value.id if isinstance(node.value, ast.Name) else ""
         return node.attr == "name" and owner != "os"
-    return isinstance(node, ast.Name) and node.id == "name"
+    return isinstance(node, ast.Name) and node.id in ("name", "named")
 
 
 def _is_literal(node: ast.expr) -> bool:
@@ -294,10 +294,9 @@ def check_names(root: Path, known: dict[str, Module]) -> Iterator[Finding]:
     path = root / SNAPSHOT
     before = set(path.read_text("utf-8").split()) if path.exists() else set()
     now = set(public_names(known))
-    for name in sorted(before - now):
-        yield Finding(SNAPSHOT, 1, "names", f"{name} is gone")
-    for name in sorted(now - before):
-        yield Finding(SNAPSHOT, 1, "names", f"{name} is new")
+    for what, names in (("gone", before - now), ("new", now - before)):
+        if names:
+            yield Finding(SNAPSHOT, 1, "names", f"{what}: {', '.join(sorted(names))}")
 
 
 def findings(root: Path) -> list[Finding]:
@@ -317,7 +316,7 @@ def main(arguments: list[str], root: Path) -> int:
     """Check, or accept the public names; returns the exit status."""
     if arguments == ["--accept"]:
         names = public_names(read_package(root))
-        (root / SNAPSHOT).write_text("\n".join(names) + "\n", encoding="utf-8")
+        (root / SNAPSHOT).write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
         print(f"{SNAPSHOT}: {len(names)} names")
         return 0
     if arguments:
