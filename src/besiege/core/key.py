@@ -153,7 +153,7 @@ class Key:
         return self._draw(_Kind.UNIFORM, shape, words.uniform32, torch.float32)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal float32, (B, *shape), |z| <= 6.55; each is Box-Muller to 1e-6 relative."""
+        """Standard normal float32, (B, *shape), |z| <= 6.55, Box-Muller to 1e-6 relative."""
         return self._draw(_Kind.NORMAL, shape, words.normal, torch.float32)
 
     def laplace(self, *shape: int) -> Tensor:
