@@ -1,4 +1,4 @@
-"""The pages: their Python runs, their links lead somewhere, the catalog is whole, the build is strict."""
+"""The pages: their Python runs, links lead somewhere, the catalog is whole, the build strict."""
 
 import importlib
 import re

@@ -19,21 +19,21 @@ from besiege.study.recipes import RECIPES
 
 # catalog -> (heading, where its specs are written)
 SECTIONS: tuple[tuple[Catalog[Any], str, str], ...] = (
-    (TRANSFORMS, "Transforms", 'links of a chain: `chain = "fd + rdg:limit=0.15"`'),
-    (VOTES, "Votes", 'of a defense: `vote = "majority:draws=16"`'),
-    (MODELS, "Models", '`model = "digits-cnn"`; weights in a file: `"file:PATH"`'),
-    (DATASETS, "Data sets", '`data = "digits:part=train"`'),
-    (BALLS, "Balls", 'of a threat: `ball = "linf"`, `eps = "8/255"`'),
-    (RECIPES, "Recipes", 'attackers: `kind = "bpda+eot"` and any setting of it'),
-    (ATTACKS, "Attacks", 'of a recipe: `attack = "pgd:decay=cosine"`'),
-    (LOSSES, "Losses", 'of a recipe: `loss = "margin"`'),
+    (TRANSFORMS, "Transforms", 'Links of a chain: `chain = "fd + rdg:limit=0.15"`'),
+    (VOTES, "Votes", 'Of a defense: `vote = "majority:draws=16"`'),
+    (MODELS, "Models", 'As in `model = "digits-cnn"`; weights in a file: `"file:PATH"`'),
+    (DATASETS, "Data sets", 'As in `data = "digits:part=train"`'),
+    (BALLS, "Balls", 'Of a threat: `ball = "linf"`, `eps = "8/255"`'),
+    (RECIPES, "Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),
+    (ATTACKS, "Attacks", 'Of a recipe: `attack = "pgd:decay=cosine"`'),
+    (LOSSES, "Losses", 'Of a recipe: `loss = "margin"`'),
 )
 INTRO = """\
 # Catalog
 
-Everything that can be named in an experiment, on the command line, or in Python. This page is written
-from the catalogs themselves. A component is written `name` or `name:key=value,key=value`; what is not
-given has its default. `besiege explain NAME` prints the same.
+Everything that can be named in an experiment, on the command line, or in Python. This page is
+written from the catalogs themselves. A component is written `name` or `name:key=value,key=value`;
+what is not given has its default. `besiege explain NAME` prints the same.
 """
 
 
@@ -44,7 +44,7 @@ def page() -> str:
 
 def _section(catalog: Catalog[Any], heading: str, where: str) -> str:
     entries = "\n".join(_entry(entry, catalog) for entry in catalog.values())
-    return f"## {heading}\n\nWritten as {where}.\n\n{entries}"
+    return f"## {heading}\n\n{where}.\n\n{entries}"
 
 
 def _entry(entry: Entry[Any], catalog: Catalog[Any]) -> str:
