@@ -1,0 +1,76 @@
+"""Every transform by its name, and chains written as text."""
+
+from __future__ import annotations
+
+import re
+
+from besiege.core.entry import Catalog, Entry
+from besiege.core.errors import BadSetting
+from besiege.defenses.bit_depth import BitDepth
+from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.identity import Identity
+from besiege.defenses.jpeg import Jpeg
+from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.transform import Chain, Named, Transform
+
+TRANSFORMS: Catalog[Transform] = Catalog(
+    "transform",
+    [
+        Entry("identity", Identity, "house: the control"),
+        Entry(
+            "fd",
+            FeatureDistillation,
+            "Liu et al. 2019 (arXiv:1803.05787); displacement as released by Qiu et al. 2020",
+            cases=({}, {"form": "released"}, {"low": 10, "high": 90, "low_size": 1}),
+        ),
+        Entry(
+            "rdg",
+            RandomDistortion,
+            "Qiu et al. 2020, algorithm 1",
+            cases=(
+                {},
+                {"cells": 4},
+                {"limit": 0.25, "sampling": "nearest", "corner": "upper-left"},
+            ),
+        ),
+        Entry(
+            "jpeg",
+            Jpeg,
+            "ITU T.81; Dziugaite et al. 2016 (arXiv:1608.00853)",
+            cases=({}, {"rounding": "truncate"}, {"quality": 20, "subsampling": "4:4:4"}),
+        ),
+        Entry(
+            "bits",
+            BitDepth,
+            "Xu et al. 2018 (arXiv:1704.01155), section 3.1",
+            cases=({}, {"rounding": "floor"}, {"bits": 1, "rounding": "multiple"}),
+        ),
+    ],
+)
+
+
+def parse_chain(text: str, catalog: Catalog[Transform] = TRANSFORMS) -> Chain:
+    """The chain that `text` describes: "name:key=value,key=value + name"; "" or "none" is empty.
+
+    "other=fd" gives a link another name, which a chain with the same link twice needs.
+    Raises UnknownName for a name or parameter, BadSetting for a value or an empty link.
+
+    >>> parse_chain("fd:form=released + rdg:limit=0.15,cells=4 + again=fd").name
+    'fd + rdg + again'
+    """
+    if text.strip() in ("", "none"):
+        return Chain()
+    parts = re.split(r"(?<!\d[eE])\+", text)  # but not the sign in 1e+3
+    return Chain(tuple(_parse_link(part.strip(), text, catalog) for part in parts))
+
+
+def _parse_link(part: str, text: str, catalog: Catalog[Transform]) -> Transform:
+    if not part:
+        raise BadSetting(
+            f'The chain "{text}" has an empty link: write the links as "fd + rdg:limit=0.15", or '
+            '"none" for no link at all.'
+        )
+    alias = re.match(r"([^:=]+)=(.*)", part)
+    if alias is None:
+        return catalog.build(part)
+    return Named(catalog.build(alias[2]), alias[1].strip())
