@@ -25,10 +25,11 @@ def cache(tmp_path, monkeypatch):
 def test_trained_once_the_same_whatever_is_global(cache, monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(1)  # noqa: TID251
-        before = torch.get_rng_state()
+        before, threads = torch.get_rng_state(), torch.get_num_threads()
         with torch.no_grad():
             first = load_model("digits-cnn")
         assert torch.equal(before, torch.get_rng_state())
+        assert threads == torch.get_num_threads()
     (file,) = cache.iterdir()
     assert digest(load_model("digits-cnn")) == digest(first)
     assert not any(m.training for m in first.modules())

@@ -47,6 +47,17 @@ def test_each_architecture_is_recognised(layout, weights):
     assert model(torch.full((1, layout.channels, 32, 32), 0.5)).shape == (1, 7)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_logits_agree_on_an_accelerator(layout, weights):
+    path = weights(tensors(layout))
+    x = Key.root(1, [0, 1]).uniform(layout.channels, 32, 32)
+    here = load_model(f"file:{path}")(x)
+    there = load_model(f"file:{path}", device="cuda")(x.cuda()).cpu()
+    torch.testing.assert_close(there, here, rtol=1e-2, atol=1e-2 * float(here.abs().max()))
+
+
 def test_the_paddings_of_the_two_layouts_differ(weights):
     """The same numbers under both sets of keys give different networks, as the releases have it."""
     ours = replace(RESNET20, mean=0.0, std=1.0)
