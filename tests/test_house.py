@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import besiege
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 house = importlib.import_module("house")
@@ -165,6 +167,13 @@ def test_public_names_are_guarded(plant: Plant, tmp_path: Path) -> None:
     assert house.main(["--accept"], tmp_path) == 0
     assert (tmp_path / house.SNAPSHOT).read_text() == "besiege.Key\n"
     assert house.findings(tmp_path) == []
+
+
+def test_the_public_names_exist() -> None:
+    names = {line.removeprefix("besiege.") for line in (ROOT / house.SNAPSHOT).read_text().split()}
+    assert names == set(dir(besiege))
+    for name in names:
+        assert getattr(besiege, name) is not None
 
 
 def test_the_real_tree_obeys() -> None:
