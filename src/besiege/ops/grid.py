@@ -115,7 +115,7 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
     b, c, height, width = x.shape
     plane = torch.arange(b * c, device=x.device).reshape(b, c, 1) * height
     flat = (plane + index[:, None]).flatten()
-    return x.reshape(-1, width).index_select(0, flat).reshape(b, c, -1, width)
+    return x.reshape(-1, width).index_select(0, flat).reshape(b, c, index.shape[1], width)
 
 
 def _columns(x: Tensor, index: Tensor) -> Tensor:

@@ -60,17 +60,19 @@ def recoded(
     rounding: of the coefficients in steps; differentiable in x as far as that is.
     """
     luma, chroma = tables(quality)
+    height, width = x.shape[-2:]
+    x = repeat_edge(x, (-height % (SIDE * subsampling[0]), -width % (SIDE * subsampling[1])))
 
     def coded(plane: Tensor, table: Tensor) -> Tensor:
-        height, width = plane.shape[-2:]
-        full = repeat_edge(plane, (-height % SIDE, -width % SIDE))
-        return requantised(full - 128, table, rounding)[..., :height, :width] + 128
+        return requantised(plane - 128, table, rounding) + 128
 
     if x.shape[1] == 1:
-        return coded(x, luma)
+        return coded(x, luma)[..., :height, :width]
     light, colour = _split_colour(x)
-    colour = enlarged(coded(averaged(colour, subsampling), chroma), subsampling)
-    return _join_colour(coded(light, luma), colour[..., : x.shape[-2], : x.shape[-1]])
+    colour = coded(averaged(colour, subsampling), chroma)
+    colour = colour[..., : -(-height // subsampling[0]), : -(-width // subsampling[1])]
+    colour = enlarged(colour, subsampling)[..., :height, :width]
+    return _join_colour(coded(light, luma)[..., :height, :width], colour)
 
 
 def chroma_smoothed(x: Tensor, subsampling: tuple[int, int]) -> Tensor:

@@ -1,0 +1,43 @@
+"""Bit depth: the levels of each rounding."""
+
+import pytest
+import torch
+
+from besiege.defenses.bit_depth import BitDepth
+from besiege.defenses.transform import surrogate_of
+
+GREYS = torch.arange(256) / 255
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_levels(bits: int) -> None:
+    nearest, floor, multiple = (
+        BitDepth(bits=bits, rounding=r).forward(GREYS, None)
+        for r in ("nearest", "floor", "multiple")
+    )
+    torch.testing.assert_close(nearest.unique(), torch.linspace(0, 1, 2**bits))
+    assert torch.equal(floor, ((torch.arange(256) >> (8 - bits)) << (8 - bits)) / 255)
+    if bits < 8:
+        torch.testing.assert_close(multiple.unique(), torch.linspace(0, 1, 2**bits + 1))
+
+
+def test_three_bits_of_floor_end_at_224_and_darken() -> None:
+    y = BitDepth(rounding="floor").forward(GREYS, None)
+    assert y.max() == 224 / 255
+    assert abs(float((y - GREYS).mean()) * 255 + 15.5) < 0.01
+
+
+def test_halves_go_to_even() -> None:
+    x = torch.tensor([1 / 2, 1 / 6, 5 / 6], dtype=torch.float64)
+    y = BitDepth(bits=2).forward(torch.tensor([0.5, 0.5]), None)
+    assert y.tolist() == [pytest.approx(2 / 3)] * 2
+    assert BitDepth(bits=1).forward(x, None).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "floor", "multiple"])
+def test_soft_is_near_the_value_with_a_true_gradient(rounding: str) -> None:
+    link = BitDepth(rounding=rounding)
+    soft = surrogate_of(link, "soft")
+    x = (GREYS[::7].double() + 1e-3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: soft(z, None), x)
+    assert (soft(x, None) - link.forward(x, None)).abs().max() < 0.5 / 7

@@ -1,0 +1,118 @@
+"""Feature distillation and its cosine transform against SciPy and against themselves."""
+
+import pytest
+import scipy.fft
+import torch
+from torch import Tensor
+
+from besiege.core.key import Key
+from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.transform import surrogate_of
+from besiege.ops.border import reflect
+from besiege.ops.dct import PIECE, dct, idct, join, requantised, split
+from besiege.ops.rounding import soft_round
+
+
+def images(count: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return Key.root(3, range(count)).uniform(*shape, dtype=dtype)
+
+
+def test_the_block_transform_is_scipys() -> None:
+    blocks = split(images(2, 3, 40, 24))
+    want = scipy.fft.dctn(blocks.numpy(), axes=(0, 1), norm="ortho")
+    torch.testing.assert_close(dct(blocks), torch.from_numpy(want), atol=1e-14, rtol=0)
+
+
+def test_the_block_transform_goes_there_and_back() -> None:
+    x = images(2, 3, 40, 24)
+    torch.testing.assert_close(join(idct(dct(split(x)))), x, atol=1e-14, rtol=0)
+    assert torch.equal(join(split(x)), x)
+
+
+def test_ties_of_whole_grey_levels_go_to_even() -> None:
+    """A block's sum of 200 k + 100 is the mean's coefficient k + 1/2 in steps of 25."""
+    table = torch.full((8, 8), 25.0)
+    for dtype in (torch.float32, torch.float64):
+        sums = torch.tensor([100, 300, 500, 700], dtype=dtype)
+        x = (sums / 4).reshape(4, 1, 1, 1).repeat(1, 1, 8, 8)
+        x[:, :, :, 1:] = 0
+        x[:, :, 4:] = 0
+        means = requantised(x, table, torch.round).mean((1, 2, 3)) * 64 / 200
+        torch.testing.assert_close(means, torch.tensor([0, 2, 2, 4], dtype=dtype))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_pieces_make_no_difference(count: int) -> None:
+    x = images(8, 3, 104, 104, dtype=torch.float32) * 255
+    assert x[0].numel() * 8 > 64 * PIECE
+    table = torch.full((8, 8), 7.0)
+    together = requantised(x, table, torch.round)
+    assert torch.equal(requantised(x[:count], table, torch.round), together[:count])
+
+
+def test_released_moves_the_content_and_aligned_does_not() -> None:
+    """Measured by correlation with the image itself, not by reading the code's own formula."""
+    key = Key.root(0, [0])
+    coarse = key.uniform(3, 30, 30)
+    x = torch.nn.functional.interpolate(coarse, (299, 299), mode="bicubic").clamp(0, 1)
+    for link, want in (
+        (FeatureDistillation(form="released"), (2, 2)),
+        (FeatureDistillation(), (0, 0)),
+    ):
+        y = link.forward(x, None)
+        inner = y[..., 10:-10, 10:-10]
+        off = {
+            (i, j): float((x[..., 10 - i : 289 - i, 10 - j : 289 - j] - inner).square().mean())
+            for i in range(-4, 5)
+            for j in range(-4, 5)
+        }
+        assert min(off, key=off.__getitem__) == want == link.displacement(299, 299)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 16, 31])
+def test_only_sides_that_8_does_not_divide_move(size: int) -> None:
+    down, right = FeatureDistillation(form="released").displacement(size, 32)
+    assert (down, right) == ((-size % 8) // 2, 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 2, 3), (3, 5, 9), (1, 33, 16)], ids=str)
+@pytest.mark.parametrize("form", ["aligned", "released"])
+def test_straight_through_is_the_adjoint_of_moving(shape: tuple[int, ...], form: str) -> None:
+    """<A x, y> = <x, A' y>, and A is what fine steps leave of the transform."""
+    x, y = images(2, *shape)
+    link = FeatureDistillation(form=form, low=1e-6, high=1e-6)
+    leaf = x[None].requires_grad_()
+    out = surrogate_of(link, "straight-through")(leaf, None)
+    torch.testing.assert_close(out, link.forward(leaf, None), atol=1e-6, rtol=0)
+    (back,) = torch.autograd.grad(out, leaf, y[None])
+    torch.testing.assert_close((out * y).sum(), (leaf * back).sum())
+
+
+@pytest.mark.parametrize("form", ["aligned", "released"])
+def test_soft_follows_the_rounding_and_its_gradient_is_right(form: str) -> None:
+    link = FeatureDistillation(form=form)
+    x = images(1, 1, 9, 10).requires_grad_()
+    soft = surrogate_of(link, "soft")
+    assert torch.autograd.gradcheck(lambda z: soft(z, None), x)
+    assert (soft(x, None).clamp(0, 1) - link.forward(x, None)).abs().mean() < 0.05
+
+
+def test_soft_rounding_is_flat_on_steps_and_steep_between() -> None:
+    y = torch.tensor([2.0, 2.25, 2.4999, -0.5001], requires_grad=True)
+    (slope,) = torch.autograd.grad(soft_round(y).sum(), y)
+    torch.testing.assert_close(slope, torch.tensor([0, 3 / 16, 0.75, 0.75]), atol=1e-3, rtol=0)
+
+
+def test_aligned_twice_changes_little_more() -> None:
+    """Nearly idempotent: only the clip stands between, so mid-grey images are fixed points."""
+    link = FeatureDistillation()
+    once = link.forward(0.4 + 0.2 * images(2, 3, 24, 24), None)
+    torch.testing.assert_close(link.forward(once, None), once, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_reflection_at_any_size_is_numpys(size: int) -> None:
+    numpy = pytest.importorskip("numpy")
+    x = images(1, 1, size, size + 1)
+    want = numpy.pad(x.numpy(), ((0, 0), (0, 0), (3, 4), (2, 7)), "reflect")
+    assert torch.equal(reflect(x, (3, 2), (4, 7)), torch.from_numpy(want))
