@@ -129,7 +129,7 @@ def prepare(experiment: Experiment) -> Prepared:
     }
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []
-    for spec in experiment.cells():
+    for spec in experiment.cells(catalogs):
         siege = _siege(spec, catalogs, classifier, opponents)
         record = describe(
             siege,

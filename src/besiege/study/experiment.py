@@ -1,0 +1,295 @@
+"""Experiment files: one frozen schema for TOML, for `--set a.b=1` and for Python."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from besiege.attacks.threat import ACCESS, BALLS, Threat
+from besiege.core.errors import BadSetting, BesiegeError, unknown
+from besiege.core.files import existing
+from besiege.defenses.catalog import parse_chain
+from besiege.defenses.defense import VOTES
+from besiege.study.catalogs import Catalogs, load_plugins
+from besiege.study.complaints import explained
+from besiege.study.overrides import override
+from besiege.study.recipe import Recipe
+
+
+def _number(value: object) -> object:
+    """ "8/255" as a number; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+def _spec(value: object) -> object:
+    """`data = "digits"` for `[data] source = "digits"`."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Data(_Table):
+    """Which images are attacked."""
+
+    source: str = Field(description='an image set, "digits" or "packed:path=FILE"')
+    n: int = Field(default=100, ge=0, description="how many images; 0 for all")
+    start: int = Field(default=0, ge=0, description="number of the first image looked at")
+    select: Literal["all", "correct"] = Field(
+        default="all", description='"correct": only those that the bare classifier gets right'
+    )
+    targets: Literal["random", "given"] = Field(
+        default="random", description="of targeted threats: drawn by key, or those of the image set"
+    )
+
+
+class Model(_Table):
+    """The classifier behind every defense."""
+
+    source: str = Field(description='a model, "digits-cnn" or "file:WEIGHTS.safetensors"')
+
+
+class DefenseTable(_Table):
+    """One defense: a chain of transforms, and a vote over draws."""
+
+    name: str
+    chain: str = Field(default="none", description='links in order, "fd + rdg:limit=0.15"')
+    vote: str = Field(default="one", description='"one", "mean:draws=10" or "majority:draws=16"')
+
+
+class ThreatTable(_Table):
+    """What the attackers may do."""
+
+    ball: str = Field(default="linf", description="the norm, see `besiege list balls`")
+    eps: Number = Field(ge=0, description='radius on the [0, 1] scale, a number or "8/255"')
+    targeted: bool = False
+    access: Literal[ACCESS] = "gradients"  # type: ignore[valid-type]
+    eight_bit: bool = Field(default=False, description="points are rounded to 8 bit before judging")
+    passes: int | None = Field(default=None, ge=1, description="limit of passes an image")
+    defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
+
+    def threat(self) -> Threat:
+        """The threat that this table describes."""
+        ball = BALLS.build(self.ball, eps=self.eps)
+        return Threat(ball, self.targeted, self.access, self.eight_bit, self.passes)
+
+
+class RecipeTable(_Table):
+    """One attacker: a recipe of the catalog, with any of its settings changed."""
+
+    kind: str = Field(description="the recipe, see `besiege list recipes`")
+    name: str | None = Field(default=None, description="how tables call it; its kind if not given")
+    attack: str | None = None
+    links: str | None = None
+    view: dict[str, str] | None = None
+    draws: int | None = None
+    average: str | None = None
+    loss: str | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    check_whole: bool | None = None
+    confirm: int | None = None
+    defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
+
+    def recipe(self, catalogs: Catalogs) -> Recipe:
+        """The recipe that this table describes."""
+        changes = self.model_dump(exclude={"kind", "defenses"}, exclude_none=True)
+        return catalogs.recipes.build(self.kind, **changes)
+
+
+class Judge(_Table):
+    """How points are scored."""
+
+    draws: int = Field(default=20, ge=1, description="fresh draws an image and cell")
+    every: int = Field(
+        default=0, ge=0, description="judge the point of every n-th step too; 0 for never"
+    )
+    step_draws: int = Field(default=4, ge=1, description="draws an image for that")
+
+
+class Keep(_Table):
+    """What is kept beside the rows."""
+
+    images: int = Field(default=4, ge=0, description="of how many examples the images")
+    traces: bool = Field(default=True, description="whether the figures of each step")
+
+
+class EngineTable(_Table):
+    """How the work is cut up and where it is done; none of it but micro_batch changes a row."""
+
+    batch: int = Field(default=64, ge=1, description="images attacked together")
+    micro_batch: int = Field(
+        default=32, ge=1, description="rows that the network sees at once, always"
+    )
+    workers: int = Field(default=1, ge=1, description="processes")
+    threads: int = Field(default=1, ge=1, description="threads a process")
+    device: str = "cpu"
+
+
+class CellSpec(NamedTuple):
+    """One cell of the grid."""
+
+    defense: DefenseTable
+    threat: Threat
+    recipe: Recipe
+
+
+class Experiment(_Table):
+    """Defenses x threats x recipes, on images, with a model."""
+
+    name: str = "experiment"
+    seed: int = 0
+    plugins: tuple[Path, ...] = ()
+    data: Annotated[Data, BeforeValidator(_spec)]
+    model: Annotated[Model, BeforeValidator(_spec)]
+    defense: tuple[DefenseTable, ...] = Field(min_length=1)
+    threat: tuple[ThreatTable, ...] = Field(min_length=1)
+    recipe: tuple[RecipeTable, ...] = Field(min_length=1)
+    judge: Judge = Judge()
+    keep: Keep = Keep()
+    engine: EngineTable = EngineTable()
+    text: str = Field(default="", exclude=True, description="the file as given")
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its value, for resolved.json."""
+        return self.model_dump(mode="json")
+
+    def cells(self, catalogs: Catalogs) -> tuple[CellSpec, ...]:
+        """The grid: every defense against every threat by every recipe, filters applied."""
+        recipes = [(r.defenses, r.recipe(catalogs)) for r in self.recipe]
+        return tuple(
+            CellSpec(defense, threat.threat(), recipe)
+            for defense in self.defense
+            for threat in self.threat
+            if not threat.defenses or defense.name in threat.defenses
+            for only, recipe in recipes
+            if not only or defense.name in only
+        )
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a TOML file, with `overrides` such as "engine.batch=7" applied.
+
+    Paths in the file count from its folder. Raises BadSetting or UnknownName, naming file, key,
+    what was expected and what came; everything is checked before anything is loaded.
+    """
+    existing(path, "experiment", BadSetting)
+    text = path.read_text()
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSetting(f"{path} is not TOML: {error}.") from error
+    return experiment_from(settings, overrides, home=path.parent, where=str(path), text=text)
+
+
+def experiment_from(
+    settings: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    home: Path | None = None,
+    where: str = "the experiment",
+    text: str = "",
+) -> Experiment:
+    """The experiment that `settings` describe; see `load_experiment`."""
+    whole = override(settings, overrides)
+    try:
+        experiment = Experiment.model_validate({**whole, "text": text})
+    except ValidationError as error:
+        raise explained(error, Experiment, where) from error
+    if home is not None:
+        experiment = _rooted(experiment, home)
+    _check(experiment, where)
+    return experiment
+
+
+def _rooted(experiment: Experiment, home: Path) -> Experiment:
+    """The experiment with its paths counted from `home`."""
+
+    def path(text: str) -> str:
+        return str((home / Path(text).expanduser()).resolve())
+
+    def spec(text: str) -> str:
+        if text.startswith("file:"):
+            return f"file:{path(text.removeprefix('file:'))}"
+        return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
+
+    return experiment.model_copy(
+        update={
+            "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
+            "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
+            "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
+        }
+    )
+
+
+@contextmanager
+def _at(where: str, key: str) -> Iterator[None]:
+    """Say in which file and under which key an error was met."""
+    try:
+        yield
+    except BesiegeError as error:
+        raise type(error)(f"{where}, {key}: {error}") from error
+
+
+def _check(experiment: Experiment, where: str) -> None:
+    """Build everything that needs no data, so that a misspelling fails before anything runs."""
+    with _at(where, "plugins"):
+        catalogs = load_plugins(experiment.plugins)
+    links: dict[str, list[str]] = {}
+    for i, defense in enumerate(experiment.defense):
+        with _at(where, f"defense[{i}].name"):
+            _unique(defense.name, links)
+        with _at(where, f"defense[{i}].chain"):
+            chain = parse_chain(defense.chain, catalogs.transforms)
+            links[defense.name] = [link.name for link in chain.links]
+        with _at(where, f"defense[{i}].vote"):
+            VOTES.build(defense.vote)
+    for i, threat in enumerate(experiment.threat):
+        with _at(where, f"threat[{i}]"):
+            _known(threat.defenses, links)
+            threat.threat()
+    seen: dict[str, list[str]] = {}
+    for i, table in enumerate(experiment.recipe):
+        with _at(where, f"recipe[{i}]"):
+            _known(table.defenses, links)
+            recipe = table.recipe(catalogs)
+            _unique(recipe.name, seen)
+            seen[recipe.name] = []
+            catalogs.attacks.build(recipe.attack)
+            catalogs.losses.build(recipe.loss)
+            for name in table.defenses or links:
+                _view(recipe, name, links[name])
+
+
+def _unique(name: str, taken: Mapping[str, Any]) -> None:
+    if name in taken:
+        raise BadSetting(f'the name "{name}" is used twice: tables could not tell them apart.')
+
+
+def _known(names: Sequence[str], links: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in links:
+            raise unknown("defense", name, links)
+
+
+def _view(recipe: Recipe, defense: str, links: Sequence[str]) -> None:
+    for link in recipe.view:
+        if link not in links:
+            error = unknown("link", link, links, where=f'view (of the defense "{defense}")')
+            raise type(error)(f"{error} Name other defenses under `defenses` if this is not meant.")
