@@ -55,7 +55,7 @@ def evaluate(
     >>> x = torch.full((2, 1, 4, 4), 0.5)
     >>> y = bare.labels(x, Key.root(0, [0, 1]))
     >>> result = evaluate(bare, x, y, Linf(0.5), recipes=["none", "bpda"], steps=5)
-    >>> [row.accuracy.estimate for row in result.rows]
+    >>> [row.accuracy.estimate for row in result.lines]
     [1.0, 0.0]
     """
     goal = threat if isinstance(threat, Threat) else Threat(threat)

@@ -206,7 +206,8 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         except BudgetSpent:
             spent = True
             break
-    claim = hunt.settle() if len(hunt.alive) else hunt.best_won
+    settled = plan.steps == 0 or len(hunt.alive) == 0  # no search, or nothing left of it
+    claim = hunt.best_won.clamp_min(0) if settled else hunt.settle()
     return Found(
         x=hunt.best,
         claim=claim,

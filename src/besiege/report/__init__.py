@@ -1,0 +1,1 @@
+"""Floor 4: tables, figures and the page. Knows run folders and statistics, nothing of attacks."""

@@ -1,0 +1,97 @@
+"""Scores of a judge's counts, and how far to trust them. NumPy and SciPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from besiege.core.errors import BadSetting
+
+Shares = NDArray[np.float64]  # (n,) per example, in [0, 1]
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence limits, all in [0, 1]."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.estimate:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval for a share of n independent examples (Wilson 1927).
+
+    successes may be fractional: the sum of n shares in [0, 1]. A share's variance is at most
+    p (1 - p), that of a yes or no, so the interval is then wider than it need be, never narrower.
+    Raises BadSetting for counts outside 0..n.
+
+    >>> print(wilson(8, 10))
+    80.0 % [49.0, 94.3]
+    """
+    if n < 1 or not -1e-9 <= successes <= n + 1e-9:
+        raise BadSetting(f"a share needs n >= 1 and 0 <= successes <= n, got {successes} of {n}.")
+    z = float(norm.ppf(0.5 + confidence / 2))
+    p = min(max(successes / n, 0.0), 1.0)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+
+
+def share_interval(shares: Shares, confidence: float = 0.95) -> Interval:
+    """The mean of per-example shares, with Wilson's interval at n examples."""
+    return wilson(float(np.sum(shares)), len(shares), confidence)
+
+
+def right_shares(predicted: Sequence[Sequence[int]], label: Sequence[int]) -> Shares:
+    """Share of the draws on which each example got `label`; an abstention (-1) is not right."""
+    return np.array(
+        [np.mean(np.asarray(p) == y) for p, y in zip(predicted, label, strict=True)], dtype=float
+    )
+
+
+def majority_right(
+    predicted: Sequence[Sequence[int]], label: Sequence[int], k: int | None = None
+) -> Shares:
+    """1 where the most frequent answer of the first k draws is the label (lowest label on ties)."""
+    votes = [np.bincount(np.asarray(p[:k]) + 1) for p in predicted]
+    return np.array([float(np.argmax(v) - 1 == y) for v, y in zip(votes, label, strict=True)])
+
+
+def any_right(
+    predicted: Sequence[Sequence[int]], label: Sequence[int], k: int | None = None
+) -> Shares:
+    """1 where some one of the first k draws gives the label.
+
+    Over wrong answers instead, this is the score by which one lucky draw is enough.
+    """
+    return np.array(
+        [float(y in list(p[:k])) for p, y in zip(predicted, label, strict=True)], dtype=float
+    )
+
+
+def worst_case(right: Sequence[NDArray[np.bool_]]) -> Shares:
+    """Share right of each example under the recipe that is worst for it.
+
+    right: for each recipe (n, draws) whether each judged draw was right; draws may differ.
+    The worst of noisy estimates is too low, so where there are draws the recipe is chosen on one
+    half of them and scored on the other, and both ways are averaged (cross-fitting).
+
+    >>> same = np.array([[True, False]])
+    >>> worst_case([same, ~same]).tolist()  # a plain minimum over one half would say 0
+    [1.0]
+    """
+    if any(r.shape[1] < 2 for r in right):
+        return np.asarray(np.min([r.mean(1) for r in right], axis=0))
+    first = np.stack([r[:, ::2].mean(1) for r in right])
+    second = np.stack([r[:, 1::2].mean(1) for r in right])
+    rows = np.arange(first.shape[1])
+    one = second[np.argmin(first, axis=0), rows]
+    other = first[np.argmin(second, axis=0), rows]
+    return np.asarray((one + other) / 2)

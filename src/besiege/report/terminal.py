@@ -1,0 +1,84 @@
+"""The summary as a table of text: with lines and colours in a terminal, plain elsewhere."""
+
+from __future__ import annotations
+
+import io
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from besiege.core.stats import Interval
+from besiege.report.tables import Line, Summary
+
+PLAIN_WIDTH = 150
+
+
+def show(summary: Summary, stream: TextIO) -> None:
+    """Print to `stream`; no colours and no box-drawing characters where it is no terminal."""
+    live = stream.isatty()
+    width = None if live else PLAIN_WIDTH
+    _print(Console(file=stream, width=width, no_color=not live, highlight=False), summary, live)
+
+
+def as_text(summary: Summary) -> str:
+    """The summary as plain text."""
+    buffer = io.StringIO()
+    show(summary, buffer)
+    return buffer.getvalue()
+
+
+def _print(console: Console, summary: Summary, live: bool) -> None:
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in summary.lines:
+        groups.setdefault((line.threat, line.goal), []).append(line)
+    for (threat, goal), lines in groups.items():
+        console.print(_table(f"{threat}, {goal}", lines, live))
+    for worst in summary.worst:
+        console.print(Text(str(worst)))
+    for flag in sorted({f for line in summary.lines for f in line.flags}):
+        rows = sum(line.flags.get(flag, 0) for line in summary.lines)
+        console.print(Text(f"note: {flag} ({rows} rows)"))
+    for cell in summary.unfinished:
+        console.print(Text(f"unfinished: {cell}"))
+
+
+def _table(title: str, lines: list[Line], live: bool) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD if live else box.ASCII2, title_justify="left")
+    for name, right in (
+        ("defense", False),
+        ("attacker", False),
+        ("accuracy % [95 %]", True),
+        ("attack success % [95 %]", True),
+        ("claim - verdict", True),
+        ("passes", True),
+        ("n", True),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    before = None
+    for line in lines:
+        if before not in (None, line.defense):
+            table.add_section()
+        table.add_row(
+            line.defense if line.defense != before else "",
+            line.recipe,
+            Text(_percent(line.accuracy), style=_tint(line) if live else ""),
+            _percent(line.success),
+            "" if line.gap is None else f"{100 * line.gap:+.1f}",
+            f"{line.forwards + line.backwards:,.0f}",
+            str(line.n) if line.n == line.expected else f"{line.n}/{line.expected}",
+        )
+        before = line.defense
+    return table
+
+
+def _percent(share: Interval) -> str:
+    return f"{100 * share.estimate:5.1f} [{100 * share.low:4.1f}, {100 * share.high:5.1f}]"
+
+
+def _tint(line: Line) -> str:
+    if line.claim is None:
+        return "bold"
+    return "red" if line.accuracy.high < 0.1 else "yellow" if line.accuracy.high < 0.5 else "green"
