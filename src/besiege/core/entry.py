@@ -69,6 +69,9 @@ class Catalog(Mapping[str, Entry[T]]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own expects a KeyError
+        return name in self._entries
+
     def __eq__(self, other: object) -> bool:
         return self is other
 

@@ -1,0 +1,38 @@
+"""The command `besiege`. Exit codes: 0 done, 1 an expectation failed, 2 bad input."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from besiege.cli import attack, demo, explain, listing, report, run
+from besiege.core.errors import BesiegeError
+
+app = typer.Typer(
+    name="besiege",
+    help="Lays siege to an image classifier that is guarded by input transformations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("attack")(attack.attack)
+app.command("list")(listing.listing)
+app.command("explain")(explain.explain)
+app.command("report")(report.report)
+
+
+def main() -> None:
+    """Run the command line; an error that a user can meet is one message, not a traceback."""
+    try:
+        app()
+    except BesiegeError as error:
+        print(f"besiege: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "besiege: stopped. What is finished is kept; the same command resumes.", file=sys.stderr
+        )
+        sys.exit(130)
