@@ -114,7 +114,9 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     for part in filter(None, (p.strip() for p in rest.split(","))):
         key, sign, value = part.partition("=")
         if not sign:
-            raise BadSetting(f'"{part}" in "{spec}" is not key=value, as in rdg:limit=0.15,cells=4.')
+            raise BadSetting(
+                f'"{part}" in "{spec}" is not key=value, as in rdg:limit=0.15,cells=4.'
+            )
         params[key.strip()] = parse_value(value.strip())
     return name.strip(), params
 

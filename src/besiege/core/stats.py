@@ -81,11 +81,12 @@ def worst_case(right: Sequence[NDArray[np.bool_]]) -> Shares:
 
     right: for each recipe (n, draws) whether each judged draw was right; draws may differ.
     The worst of noisy estimates is too low, so where there are draws the recipe is chosen on one
-    half of them and scored on the other, and both ways are averaged (cross-fitting).
+    half of them and scored on the other, and both ways are averaged (cross-fitting). If one recipe
+    for all examples scores lower than that, it is the worst case.
 
-    >>> same = np.array([[True, False]])
-    >>> worst_case([same, ~same]).tolist()  # a plain minimum over one half would say 0
-    [1.0]
+    >>> broken, sound = np.zeros((1, 4), bool), np.ones((1, 4), bool)
+    >>> worst_case([sound, broken]).tolist()
+    [0.0]
     """
     if any(r.shape[1] < 2 for r in right):
         return np.asarray(np.min([r.mean(1) for r in right], axis=0))
@@ -94,4 +95,5 @@ def worst_case(right: Sequence[NDArray[np.bool_]]) -> Shares:
     rows = np.arange(first.shape[1])
     one = second[np.argmin(first, axis=0), rows]
     other = first[np.argmin(second, axis=0), rows]
-    return np.asarray((one + other) / 2)
+    candidates = [(one + other) / 2, *(r.mean(1) for r in right)]
+    return np.asarray(min(candidates, key=np.mean))

@@ -141,6 +141,11 @@ class RunFolder:
             self._put_table(f"traces/{name}", traces, TRACE_COLUMNS)
         return self._put_table(f"cells/{name}", rows, ROW_COLUMNS)
 
+    def write_report(self, page: str) -> Path:
+        """The page of the run."""
+        self._put("report.html", page.encode())
+        return self.path / "report.html"
+
     def _put(self, name: str, content: bytes) -> None:
         place = self.path / name
         beside = place.with_name(f".{place.name}.{os.getpid()}")

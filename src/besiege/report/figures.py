@@ -1,0 +1,120 @@
+"""Figures as SVG text: the same bytes from the same rows, readable in light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from besiege.core.stats import share_interval
+from besiege.report.tables import Line
+
+# Colour-blind safe (Okabe and Ito 2008), in an order that keeps neighbours apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+STYLE: Any = {
+    "svg.hashsalt": "besiege",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]) -> str:
+    """Accuracy after each step, for the recipes of one defense and threat.
+
+    cells: (line, its traces). Solid with a 95 % band: judged on fresh draws at some steps. Dashed:
+    what the attacker reads on its own draws through its own view; the distance between the two is
+    what a recipe that leaves links out, or trusts few draws, fools itself by.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for (line, traces), colour in zip(cells, COLOURS * 4, strict=False):
+            _own(axes, line, traces, colour)
+            _judged(axes, traces, colour)
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel("step")
+        axes.set_ylabel("accuracy %")
+        axes.set_ylim(-3, 103)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+        return _svg(figure)
+
+
+def _own(axes: Any, line: Line, traces: Sequence[Mapping[str, Any]], colour: str) -> None:
+    won = [t["won"] for t in traces if t["won"]]
+    if not won:
+        return
+    lost = np.nanmean(np.array(won, dtype=float), axis=0)
+    label = line.recipe
+    axes.plot(100 * (1 - lost), color=colour, linewidth=1, linestyle="--", label=label)
+
+
+def _judged(axes: Any, traces: Sequence[Mapping[str, Any]], colour: str) -> None:
+    steps = traces[0]["judged_step"] if traces else []
+    if not steps:
+        return
+    right = np.array([t["judged"] for t in traces], dtype=float)
+    bands = [share_interval(right[:, i]) for i in range(len(steps))]
+    axes.plot(steps, [100 * b.estimate for b in bands], color=colour, linewidth=1.8)
+    axes.fill_between(
+        steps,
+        [100 * b.low for b in bands],
+        [100 * b.high for b in bands],
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def dots(lines: Sequence[Line]) -> str:
+    """Accuracy of each cell of one threat with its interval: a row a defense, a colour a recipe."""
+    defenses = list(dict.fromkeys(line.defense for line in lines))
+    recipes = list(dict.fromkeys(line.recipe for line in lines))
+    with mpl.rc_context(STYLE):
+        height = 0.9 + len(defenses) * (0.16 * len(recipes) + 0.12)
+        figure = Figure(figsize=(7.5, height), layout="constrained")
+        axes = figure.subplots()
+        for i, recipe in enumerate(recipes):
+            own = [line for line in lines if line.recipe == recipe]
+            y = [
+                defenses.index(line.defense) + 0.8 * (i + 0.5) / len(recipes) - 0.4 for line in own
+            ]
+            x = np.array([100 * line.accuracy.estimate for line in own])
+            low = x - [100 * line.accuracy.low for line in own]
+            high = [100 * line.accuracy.high for line in own] - x
+            colour = COLOURS[i % len(COLOURS)]
+            axes.errorbar(
+                x,
+                y,
+                xerr=[low, high],
+                fmt="o",
+                color=colour,
+                markersize=4,
+                linewidth=1.2,
+                label=recipe,
+            )
+        axes.set_yticks(range(len(defenses)), defenses)
+        axes.invert_yaxis()
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("accuracy %, 95 % interval")
+        axes.grid(axis="x", alpha=0.25)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure's SVG element, with ink in the page's own colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"#000000", "currentColor", text)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

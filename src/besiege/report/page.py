@@ -1,0 +1,113 @@
+"""One offline HTML file that says what a run found, and shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from besiege.core.stats import Interval
+from besiege.core.store import RunFolder
+from besiege.report.figures import curves, dots
+from besiege.report.pictures import Strip, strip
+from besiege.report.tables import Line, Summary, summarise
+
+STRIPS = 60  # the most image strips on a page
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report.html from the run that is there, finished or not; returns its path.
+
+    Raises BadRun if the folder holds no run. The same run gives the same bytes.
+    """
+    run = RunFolder(Path(folder))
+    summary = summarise(run.path)
+    resolved = run.resolved()
+    engine = Environment(
+        loader=PackageLoader("besiege.report"),
+        autoescape=select_autoescape(["html", "css"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    engine.filters["share"] = _share
+    engine.filters["tint"] = _tint
+    page = engine.get_template("page.html").render(
+        summary=summary,
+        grids=_grids(summary),
+        panels=_panels(summary, run),
+        strips=_strips(resolved, run),
+        settings=json.dumps(resolved.get("experiment", {}), indent=2),
+        environment=run.environment(),
+        given=(run.path / "experiment.toml").read_text(),
+        records={r["cell"]: r for r in resolved["cells"]},
+    )
+    return run.write_report(page)
+
+
+def _grids(summary: Summary) -> list[dict[str, Any]]:
+    """One matrix a threat and goal: defenses down, recipes across."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in summary.lines:
+        groups.setdefault((line.threat, line.goal), []).append(line)
+    return [
+        {
+            "title": f"{threat}, {goal}",
+            "targeted": lines[0].targeted,
+            "recipes": list(dict.fromkeys(line.recipe for line in lines)),
+            "rows": _by_defense(lines),
+            "worst": {
+                w.defense: w
+                for w in summary.worst
+                if (w.threat, w.targeted) == (threat, lines[0].targeted)
+            },
+            "dots": Markup(dots(lines)),
+        }
+        for (threat, goal), lines in groups.items()
+    ]
+
+
+def _by_defense(lines: list[Line]) -> dict[str, dict[str, Line]]:
+    table: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        table.setdefault(line.defense, {})[line.recipe] = line
+    return table
+
+
+def _panels(summary: Summary, run: RunFolder) -> list[Markup]:
+    """Curves of every defense and threat that has traces of some steps."""
+    traces: dict[str, list[Mapping[str, Any]]] = {}
+    for trace in run.traces():
+        traces.setdefault(trace["cell"], []).append(trace)
+    groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
+    for line in summary.lines:
+        if line.claim is not None and line.cell in traces:
+            title = f"{line.defense}, {line.threat} {line.goal}"
+            groups.setdefault(title, []).append((line, traces[line.cell]))
+    return [Markup(curves(title, cells)) for title, cells in groups.items()]
+
+
+def _strips(resolved: Mapping[str, Any], run: RunFolder) -> list[Strip]:
+    """Images of attacked cells, those of one example side by side."""
+    records = {r["cell"]: r for r in resolved["cells"]}
+    order = {cell: i for i, cell in enumerate(records)}
+    found = [
+        (image_id, order[cell], strip(records[cell], image_id, parts))
+        for cell, image_id, parts in run.images()
+        if cell in records and records[cell]["recipe_settings"]["attack"] != "none"
+    ]
+    found.sort(key=lambda f: f[:2])
+    return [s for _, _, s in found[:STRIPS]]
+
+
+def _share(share: Interval) -> str:
+    return f"{100 * share.estimate:.1f}"
+
+
+def _tint(share: Interval) -> str:
+    """Position of a share on the page's scale from broken to sound."""
+    return f"{share.estimate:.2f}"
