@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Ball, Threat
-from besiege.core.errors import BadImages
+from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.defenses.defense import Defense
@@ -58,50 +60,71 @@ def evaluate(
     >>> [row.accuracy.estimate for row in result.lines]
     [1.0, 0.0]
     """
+    if not recipes:
+        raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = threat if isinstance(threat, Threat) else Threat(threat)
-    classifier = defense.classifier
-    if len(x) != len(y) or len(x) == 0:
-        raise BadImages(f"{len(x)} images and {len(y)} labels came; one label an image is needed.")
-    ids = list(range(len(x)))
-    check_images(x, y, classifier.num_classes, classifier.channels, ids)
-    target = torch.full_like(y, -1)
-    if goal.targeted:
-        root = Key.root(seed, ids, x.device)
-        target = random_targets(root, y, classifier.num_classes) if targets is None else targets
+    examples = _examples(defense, x, y, goal, targets, seed)
     judging = Judging(draws=draws, micro_batch=micro_batch)
-    pixels = hashlib.sha256(
-        torch.cat([x.flatten().double(), y.double()]).cpu().numpy().tobytes()
-    ).hexdigest()
-    fingerprint = {
-        "seed": seed,
-        "weights": weights_hash(classifier),
-        "chain": repr(defense.chain),
-        "images": pixels,
-        "targets": target.tolist(),
-    }
+    opponents = Opponents(micro_batch=micro_batch)
+    sieges = [Siege(defense, _recipe(named, steps), goal, opponents) for named in recipes]
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "run" if out is None else Path(out)
-        with RunFolder.open(path) as folder:
-            records = []
-            for named in recipes:
-                recipe = _recipe(named, steps)
-                siege = Siege(defense, recipe, goal, Opponents(micro_batch=micro_batch))
-                name = defense.chain.name
-                record = describe(siege, judging, defense=name, chain=name, vote=str(defense.vote))
-                cell = cell_hash(record, fingerprint)
-                records.append({"cell": cell, **record})
-                resolved = {"experiment": {"seed": seed}, "cells": records, "ids": ids}
-                folder.write_experiment("", resolved, environment(str(x.device)))
-                missing = [i for i in ids if i not in folder.finished(cell)]
-                if missing:
-                    part = torch.tensor(missing, device=x.device)
-                    examples = Examples(missing, x[part], y[part], target[part])
-                    shard = siege_batch(cell, siege, examples, seed, judging, keep=missing[:4])
-                    folder.write_shard(shard.rows, shard.traces, shard.images)
+        _run(path, sieges, examples, seed, judging)
         return summarise(path)
 
 
+def _examples(
+    defense: Defense, x: Tensor, y: Tensor, goal: Threat, targets: Tensor | None, seed: int
+) -> Examples:
+    """The images, checked, with targets where the threat has them."""
+    classifier = defense.classifier
+    if len(x) != len(y) or len(x) == 0:
+        raise BadImages(f"{len(x)} images and {len(y)} labels came; one label an image is needed.")
+    ids = range(len(x))
+    check_images(x, y, classifier.num_classes, classifier.channels, ids)
+    target = torch.full_like(y, -1)
+    if goal.targeted:
+        root = Key.root(seed, list(ids), x.device)
+        target = random_targets(root, y, classifier.num_classes) if targets is None else targets
+    return Examples(ids, x, y, target)
+
+
+def _run(
+    path: Path, sieges: Sequence[Siege], examples: Examples, seed: int, judging: Judging
+) -> None:
+    """Attack and judge what the folder at `path` lacks."""
+    defense = sieges[0].defense
+    name = defense.chain.name
+    pixels = torch.cat([examples.x.flatten().double(), examples.label.double()]).cpu().numpy()
+    fingerprint = {
+        "seed": seed,
+        "weights": weights_hash(defense.classifier),
+        "chain": repr(defense.chain),
+        "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
+        "targets": examples.target.tolist(),
+    }
+    records: dict[str, dict[str, Any]] = {}
+    for siege in sieges:
+        record = describe(siege, judging, defense=name, chain=name, vote=str(defense.vote))
+        cell = cell_hash(record, fingerprint)
+        records[cell] = {"cell": cell, **record}
+    ids = list(examples.ids)
+    resolved = {"experiment": {"seed": seed}, "cells": list(records.values()), "ids": ids}
+    with RunFolder.open(path) as folder:
+        folder.write_experiment("", resolved, environment(str(examples.x.device)))
+        for cell, siege in zip(records, sieges, strict=True):
+            done = folder.finished(cell)
+            missing = [i for i in ids if i not in done]
+            if missing:
+                part = torch.tensor(missing, device=examples.x.device)
+                some = Examples(missing, *(values[part] for values in examples[1:]))
+                shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
+                folder.write_shard(shard.rows, shard.traces, shard.images)
+
+
 def _recipe(named: str | Recipe, steps: int) -> Recipe:
+    """A recipe as it is; one given by name with `steps`, unless it makes none."""
     if isinstance(named, Recipe):
         return named
-    return RECIPES.build(named, **({} if named == "none" else {"steps": steps}))
+    recipe = RECIPES.build(named)
+    return replace(recipe, steps=steps) if recipe.steps else recipe

@@ -101,8 +101,8 @@ class Graft(Transform):
         smooth = stand_in(x, draw)
         if smooth.shape != value.shape:
             raise BadSetting(
-                f'surrogate "{self.surrogate}" of {self.name} returns {tuple(smooth.shape)}, the link '
-                f"itself {tuple(value.shape)}; `besiege explain {self.name}` lists the others."
+                f'surrogate "{self.surrogate}" of {self.name} returns {tuple(smooth.shape)}, the '
+                f"link itself {tuple(value.shape)}; `besiege explain {self.name}` lists the others."
             )
         return value + (smooth - smooth.detach())
 
@@ -159,8 +159,8 @@ class Chain(Transform):
         names = [link.name for link in self.links]
         if twice := {n for n in names if names.count(n) > 1}:
             raise BadSetting(
-                f'two links of a chain have the name "{sorted(twice)[0]}", and a view could not tell '
-                f'them apart: wrap one as Named(link, "other name"), or write "other=fd + fd".'
+                f'two links of a chain have the name "{sorted(twice)[0]}", and a view could not '
+                f'tell them apart: wrap one as Named(link, "other name"), or write "other=fd + fd".'
             )
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from besiege.core.stats import share_interval
-from besiege.report.tables import Line
+from besiege.report.lines import Line
 
 # Colour-blind safe (Okabe and Ito 2008), in an order that keeps neighbours apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
-from besiege.report.tables import Summary
+from besiege.report.lines import Figures
 
 HEADINGS = ("defense", "attacker", "threat", "accuracy", "attack success", "passes", "n")
 
 
-def as_html(summary: Summary) -> str:
+def as_html(summary: Figures) -> str:
     """A table of all cells, and the headlines under it."""
     head = "".join(f"<th>{h}</th>" for h in HEADINGS)
     body = "".join(

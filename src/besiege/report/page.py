@@ -13,8 +13,9 @@ from markupsafe import Markup
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
 from besiege.report.figures import curves, dots
+from besiege.report.lines import Line
 from besiege.report.pictures import Strip, strip
-from besiege.report.tables import Line, Summary, summarise
+from besiege.report.tables import Summary, summarise
 
 STRIPS = 60  # the most image strips on a page
 
@@ -98,7 +99,7 @@ def _strips(resolved: Mapping[str, Any], run: RunFolder) -> list[Strip]:
     found = [
         (image_id, order[cell], strip(records[cell], image_id, parts))
         for cell, image_id, parts in run.images()
-        if cell in records and records[cell]["recipe_settings"]["attack"] != "none"
+        if cell in records and records[cell]["recipe_settings"]["steps"] > 0
     ]
     found.sort(key=lambda f: f[:2])
     return [s for _, _, s in found[:STRIPS]]

@@ -11,26 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from besiege.core.stats import Interval
-from besiege.report.tables import Line, Summary
+from besiege.report.lines import Figures, Line
 
 PLAIN_WIDTH = 150
 
 
-def show(summary: Summary, stream: TextIO) -> None:
+def show(summary: Figures, stream: TextIO) -> None:
     """Print to `stream`; no colours and no box-drawing characters where it is no terminal."""
     live = stream.isatty()
     width = None if live else PLAIN_WIDTH
     _print(Console(file=stream, width=width, no_color=not live, highlight=False), summary, live)
 
 
-def as_text(summary: Summary) -> str:
+def as_text(summary: Figures) -> str:
     """The summary as plain text."""
     buffer = io.StringIO()
     show(summary, buffer)
     return buffer.getvalue()
 
 
-def _print(console: Console, summary: Summary, live: bool) -> None:
+def _print(console: Console, summary: Figures, live: bool) -> None:
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in summary.lines:
         groups.setdefault((line.threat, line.goal), []).append(line)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-import besiege
 from besiege.models.classifier import Classifier
 from besiege.study.judge import Judging
 from besiege.study.recipe import Siege
@@ -95,7 +94,7 @@ def environment(device: str) -> dict[str, Any]:
 
 def _revision() -> str | None:
     """The commit of a source checkout; None for an installed package."""
-    home = Path(besiege.__file__).resolve().parent
+    home = Path(__file__).resolve().parent
     try:
         found = subprocess.run(
             ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"],
