@@ -11,6 +11,11 @@ from types import ModuleType
 
 import pytest
 
+from besiege.cli.shelves import shelves
+from besiege.report.tables import summarise
+from besiege.study.experiment import Experiment, experiment_from, load_experiment
+from besiege.study.run import run_experiment
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 PAGES = [
@@ -70,12 +75,42 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_catalog_page_names_every_entry() -> None:
     catalog_page = importlib.import_module("catalog_page")
     page = catalog_page.page()
-    for catalog, heading, _ in catalog_page.SECTIONS:
-        section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    for shelf, catalog in shelves().items():
+        section = page.partition(f"## {catalog_page.SECTIONS[shelf][0]}\n")[2].partition("\n## ")[0]
         for entry in catalog.values():
             assert f"### `{entry.name}`" in section
             assert entry.source in section
             assert entry.summary, f"{catalog.kind} {entry.name} has no docstring"
+
+
+def test_the_page_on_experiments_names_every_key() -> None:
+    tables = importlib.import_module("experiment_keys").keys()
+    schema = Experiment.model_json_schema()
+    names = {n for part in schema["$defs"].values() for n in part["properties"]}
+    for name in {"name", "seed", "plugins"} | names:
+        assert f"| `{name}` |" in tables
+    for table in set(schema["properties"]) - {"name", "seed", "plugins", "text"}:
+        assert f"[{table}]" in tables
+
+
+def test_the_first_experiment_runs(tmp_path: Path) -> None:
+    (_, text), *_ = blocks(ROOT / "docs" / "experiments.md", "toml")
+    (tmp_path / "first.toml").write_text(text)
+    experiment = load_experiment(tmp_path / "first.toml", ["data.n=4", "recipe[1].steps=2"])
+    folder = run_experiment(experiment, tmp_path / "run")
+    assert [line.recipe for line in summarise(folder).lines] == ["none", "bpda+eot"]
+
+
+def test_the_plugin_of_the_page_on_defenses_runs(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "own_defense.md"
+    classes, *_, entry = (text for _, text in blocks(page, "python"))
+    (tmp_path / "my_plugin.py").write_text(classes + entry)
+    (plugin,) = (text for _, text in blocks(page, "toml"))
+    (first, *_) = (text for _, text in blocks(ROOT / "docs" / "experiments.md", "toml"))
+    settings = {**tomllib.loads(first), **tomllib.loads(plugin)}
+    changes = ["data.n=2", "recipe[1].steps=1"]
+    folder = run_experiment(experiment_from(settings, changes, home=tmp_path), tmp_path / "run")
+    assert {line.defense for line in summarise(folder).lines} == {"grey"}
 
 
 def test_the_build_is_strict_and_offline(tmp_path: Path) -> None:

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from typing import Any
 
-from besiege.attacks.catalog import ATTACKS
-from besiege.attacks.loss import LOSSES
-from besiege.attacks.threat import BALLS
+from besiege.cli.shelves import shelves
 from besiege.core.entry import Catalog, Entry
-from besiege.data.catalog import DATASETS
 from besiege.defenses.catalog import TRANSFORMS
-from besiege.defenses.defense import VOTES
-from besiege.models.catalog import MODELS
 from besiege.study.recipe import RULES, Recipe
 from besiege.study.recipes import RECIPES
 
-# catalog -> (heading, where its specs are written)
-SECTIONS: tuple[tuple[Catalog[Any], str, str], ...] = (
-    (TRANSFORMS, "Transforms", 'Links of a chain: `chain = "fd + rdg:limit=0.15"`'),
-    (VOTES, "Votes", 'Of a defense: `vote = "majority:draws=16"`'),
-    (MODELS, "Models", 'As in `model = "digits-cnn"`; weights in a file: `"file:PATH"`'),
-    (DATASETS, "Data sets", 'As in `data = "digits:part=train"`'),
-    (BALLS, "Balls", 'Of a threat: `ball = "linf"`, `eps = "8/255"`'),
-    (RECIPES, "Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),
-    (ATTACKS, "Attacks", 'Of a recipe: `attack = "pgd:decay=cosine"`'),
-    (LOSSES, "Losses", 'Of a recipe: `loss = "margin"`'),
-)
+# shelf -> (heading, where its specs are written)
+SECTIONS = {
+    "transforms": ("Transforms", 'Links of a chain: `chain = "fd + rdg:limit=0.15"`'),
+    "votes": ("Votes", 'Of a defense: `vote = "majority:draws=16"`'),
+    "models": ("Models", 'As in `model = "digits-cnn"`; weights in a file: `"file:PATH"`'),
+    "data": ("Data sets", 'As in `data = "digits:part=train"`'),
+    "balls": ("Balls", 'Of a threat: `ball = "linf"`, `eps = "8/255"`'),
+    "recipes": ("Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),
+    "attacks": ("Attacks", 'Of a recipe: `attack = "pgd:decay=cosine"`'),
+    "losses": ("Losses", 'Of a recipe: `loss = "margin"`'),
+}
+# What each setting of a recipe is; one that is missing here fails the build.
+SETTINGS = {
+    "attack": "the search, an [attack](catalog.md) and its parameters",
+    "links": "how links are seen that `view` does not name, see below",
+    "view": "link -> how it is seen",
+    "draws": "draws that one reading, and so one gradient, is the mean of",
+    "average": "what is averaged: `loss`, `probabilities` or `logits`",
+    "loss": "what is ascended, a [loss](catalog.md)",
+    "steps": "of the search",
+    "restarts": "searches from different starts; the best point of all counts",
+    "check_whole": "look for success on the whole defense, forward only, at each step",
+    "confirm": "fresh draws on which the last and the best point meet",
+}
 INTRO = """\
 # Catalog
 
@@ -39,10 +48,11 @@ what is not given has its default. `besiege explain NAME` prints the same.
 
 def page() -> str:
     """The whole page as Markdown."""
-    return "\n".join([INTRO, *(_section(*section) for section in SECTIONS)])
+    return "\n".join([INTRO, *(_section(shelf, c) for shelf, c in shelves().items())])
 
 
-def _section(catalog: Catalog[Any], heading: str, where: str) -> str:
+def _section(shelf: str, catalog: Catalog[Any]) -> str:
+    heading, where = SECTIONS[shelf]
     entries = "\n".join(_entry(entry, catalog) for entry in catalog.values())
     return f"## {heading}\n\n{where}.\n\n{entries}"
 
@@ -52,8 +62,8 @@ def _entry(entry: Entry[Any], catalog: Catalog[Any]) -> str:
     lines = [f"### `{entry.name}`", "", text[0], "", f"Source: {entry.source}.", ""]
     if rows := _parameters(entry, catalog):
         lines += [*table(["parameter", "default"], rows), ""]
-    if catalog is TRANSFORMS:
-        lines += [f"Surrogates, best first: {_surrogates(entry)}.", ""]
+    if surrogates := _surrogates(entry):
+        lines += [f"Surrogates, best first: {surrogates}.", ""]
     for law, reason in entry.known_failures.items():
         lines += [f"Known failure of the law `{law}`: {reason}", ""]
     return "\n".join(lines)
@@ -75,10 +85,11 @@ def _value(default: Any) -> str:
 
 
 def _surrogates(entry: Entry[Any]) -> str:
-    tables = [entry.factory(**case).surrogates for case in entry.cases]
-    return ", ".join(f"`{name}`" for name in dict.fromkeys(n for t in tables for n in t)) or (
-        "`identity`"
-    )
+    """Names of a transform's surrogates over its cases; empty for what is no transform."""
+    if entry not in TRANSFORMS.values():
+        return ""
+    names = [name for case in entry.cases for name in entry.factory(**case).surrogates]
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(names)) or "`identity`"
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
@@ -92,13 +103,13 @@ def recipe_rules() -> str:
 
 
 def recipe_settings() -> str:
-    """The settings of a recipe and their defaults."""
+    """The settings of a recipe, their defaults, and what they are."""
     rows = [
-        [f"`{name}`", _value({} if p.default is inspect.Parameter.empty else p.default)]
-        for name, p in inspect.signature(Recipe).parameters.items()
-        if name not in ("name", "view")
+        [f"`{f.name}`", _value({} if f.default is MISSING else f.default), SETTINGS[f.name]]
+        for f in fields(Recipe)
+        if f.name != "name"
     ]
-    return "\n".join(table(["setting", "default"], [*rows, ["`view`", "`{}`"]]))
+    return "\n".join(table(["setting", "default", "is"], rows))
 
 
 if __name__ == "__main__":
