@@ -14,6 +14,7 @@ import pytest
 from besiege.cli.shelves import shelves
 from besiege.report.tables import summarise
 from besiege.study.experiment import Experiment, experiment_from, load_experiment
+from besiege.study.recipes import RECIPES
 from besiege.study.run import run_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +82,15 @@ def test_the_catalog_page_names_every_entry() -> None:
             assert f"### `{entry.name}`" in section
             assert entry.source in section
             assert entry.summary, f"{catalog.kind} {entry.name} has no docstring"
+
+
+def test_the_page_on_attackers_has_every_recipe() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    table = dict(re.findall(r"^\| `(\S+)` \|.*\| (\d+|-) \| [^|]*\|$", text, re.MULTILINE))
+    assert set(table) == set(RECIPES)
+    for name, draws in table.items():
+        if draws != "-":
+            assert int(draws) == RECIPES.build(name).draws, name
 
 
 def test_the_page_on_experiments_names_every_key() -> None:
