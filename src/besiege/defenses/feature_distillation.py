@@ -69,7 +69,7 @@ class FeatureDistillation(Transform):
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """x float (B, C, H, W) in [0, 1] of any size, quantised."""
         with torch.no_grad():
-            return self._quantised(x, torch.round).clamp(0, 1)
+            return self._quantised(x, torch.round).clamp_(0, 1)
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:

@@ -86,11 +86,9 @@ def bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Exact where a coordinate is whole; within the range of x; differentiable in x.
     """
     low, high, share = _neighbours(rows, x.shape[-2], x)
-    share = share[:, None, :, None]
-    x = _rows(x, low) * (1 - share) + _rows(x, high) * share
+    x = _mixed(_rows(x, low), _rows(x, high), share[:, None, :, None])
     low, high, share = _neighbours(columns, x.shape[-1], x)
-    share = share[:, None, None, :]
-    return _columns(x, low) * (1 - share) + _columns(x, high) * share
+    return _mixed(_columns(x, low), _columns(x, high), share[:, None, None, :])
 
 
 def _cells(ends: Tensor, size: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -108,6 +106,11 @@ def _neighbours(coordinates: Tensor, size: int, like: Tensor) -> tuple[Tensor, T
     share = (coordinates - low).to(like.dtype)
     index = low.long()
     return index, (index + 1).clamp(max=size - 1), share
+
+
+def _mixed(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
+    """low (1 - share) + high share, in the memory of both."""
+    return low.mul_(1 - share).add_(high.mul_(share))
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""FD and RDG in batches beside the loops of the released codes: python -m benchmarks.transforms.
+
+The loops are written anew with the same work an image. FD visits every 8x8 block of every channel
+and grows its output by concatenation. RDG reads every pixel through an index in a Python loop; the
+released code has that loop but may leave it to OpenCV, for which one NumPy gather stands here, as a
+yardstick without a target.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.fftpack import dct, idct
+
+from besiege.core.key import Key
+from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.transform import Transform
+
+SHAPE = (3, 299, 299)
+BATCH = 8
+TARGET = 50  # times as fast as the loop
+
+Array = NDArray[Any]
+
+
+def fd_by_blocks(image: Array, steps: Array) -> Array:
+    """(299, 299, 3) in [0, 1], a block at a time."""
+    padded = np.pad(image, ((2, 3), (2, 3), (0, 0)), "reflect") * 255
+    planes = np.zeros((3, 304, 304))
+    for c, channel in enumerate(np.split(padded, 3, axis=2)):
+        rows = np.zeros((0, 304))
+        for strip in np.split(channel, 38, axis=0):
+            done = np.zeros((8, 0))
+            for block in np.split(strip, 38, axis=1):
+                y = dct(dct(np.reshape(block, (8, 8)).T, norm="ortho").T, norm="ortho")
+                y = np.round(np.divide(y, steps)) * steps
+                z = idct(idct(y.T, norm="ortho").T, norm="ortho")
+                done = np.concatenate((done, z), axis=1)
+            rows = np.concatenate((rows, done), axis=0)
+        planes[c] = rows
+    return np.clip(np.float32(planes.transpose(1, 2, 0) / 255), 0, 1)[:299, :299]
+
+
+def axis_map(size: int, stretch: Array) -> Array:
+    """Where each output row or column comes from, a cell at a time."""
+    step, out, end = size // 10, np.zeros(size, np.float32), 0.0
+    for k, start in enumerate(range(0, size, step)):
+        stop = min(start + step, size)
+        begin, end = end, size if start + step > size else end + step * (1 + stretch[k])
+        out[start:stop] = np.linspace(begin, end, stop - start)
+    return np.minimum(np.round(out).astype(int), size - 1)
+
+
+def rdg_by_pixels(image: Array, rows: Array, columns: Array) -> Array:
+    """(299, 299, 3), a pixel at a time through a grid of index pairs."""
+    x, y = np.meshgrid(axis_map(299, columns), axis_map(299, rows))
+    index = np.dstack((y, x))
+    out = np.zeros_like(image)
+    for i in range(299):
+        for j in range(299):
+            out[i, j] = image[tuple(index[i][j])]
+    return out
+
+
+def rdg_by_gather(image: Array, rows: Array, columns: Array) -> Array:
+    """(299, 299, 3), the whole image in one NumPy gather."""
+    x, y = np.meshgrid(axis_map(299, columns), axis_map(299, rows))
+    return image[y, x]
+
+
+def fastest(call: Callable[[], object], rounds: int) -> float:
+    """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times[1:])
+
+
+def bench() -> bool:
+    """Print the table; True if every target is met."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # As after the first pass of a network, whose activations teach the C allocator to keep blocks
+    # of this size; before it, every batch's memory comes from the system anew, page by page.
+    torch.zeros(7_000_000)
+    key = Key.root(0, range(BATCH))
+    x = key.fold("image").uniform(*SHAPE)
+    image = x[0].permute(1, 2, 0).double().numpy()
+    steps = np.full((8, 8), 30.0)
+    steps[:4, :4] = 25.0
+    released = RandomDistortion(limit=0.25, sampling="nearest", corner="upper-left")
+    drawn = released.draw(key, SHAPE)
+    rows, columns = (0.25 * (2 * u[0].double().numpy() - 1) for u in (drawn.y, drawn.x))
+
+    def batched(link: Transform) -> float:
+        """Milliseconds an image, draws included."""
+        return fastest(lambda: link.forward(x, link.draw(key, SHAPE)), 30) / BATCH
+
+    by_blocks = fastest(lambda: fd_by_blocks(image, steps), 3)
+    by_pixels = fastest(lambda: rdg_by_pixels(image, rows, columns), 3)
+    by_gather = fastest(lambda: rdg_by_gather(image, rows, columns), 30)
+    nearest = batched(released)
+    lines = [
+        ("FD", "blocks", by_blocks, batched(FeatureDistillation(form="released")), TARGET),
+        ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
+        ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
+        ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
+    ]
+    torch.set_num_threads(before)
+    table = Table(title=f"ms an image at 299, one thread, batches of {BATCH} (fastest of 30)")
+    for head in ("operation", "loop over", "loop", "besiege", "times as fast", "target"):
+        table.add_column(head, justify="left" if head in ("operation", "loop over") else "right")
+    for name, loop, slow, fast, target in lines:
+        shown = f">= {target}" if target else ""
+        table.add_row(name, loop, f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f}", shown)
+    Console().print(table)
+    return all(slow / fast >= target for _, _, slow, fast, target in lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if bench() else "a target is missed")
