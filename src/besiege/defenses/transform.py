@@ -94,7 +94,7 @@ class Graft(Transform):
         """The link's value; the surrogate's gradient."""
         table = self.link.surrogates
         stand_in = surrogate_of(self.link, self.surrogate)
-        if stand_in is table.get("exact") or not x.requires_grad:
+        if stand_in == table.get("exact") or not x.requires_grad:
             return self.link.forward(x, draw)
         # Detached here, not under no_grad: a link may itself use autograd (an optimisation loop).
         value = self.link.forward(x.detach(), draw).detach()
