@@ -23,7 +23,7 @@ def gradient_descent(rate: float = 0.1, over: str = "project") -> Attack:
     """Steps of `rate` times the gradient itself: neither signed nor normalised.
 
     over: "project" brings the point back into the ball; "abort" gives the example up at its last
-        admitted point as soon as a step leaves the ball, as the released loops of P0 do.
+        admitted point as soon as a step leaves the ball, as the loops released with Qiu et al. do.
     Cost: one forward and one backward pass a draw and step.
     """
     if over not in ("project", "abort"):

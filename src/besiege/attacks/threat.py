@@ -92,7 +92,7 @@ class Linf(Ball):
 
 @dataclass(frozen=True)
 class RmsL2(Ball):
-    """Root mean square over all C*H*W entries at most eps, as P0 measures l2.
+    """Root mean square over all C*H*W entries at most eps: l2 as Qiu et al. 2020 measure it.
 
     The plain l2 norm is sqrt(C*H*W) times as large: 0.05 at 299 x 299 x 3 is 25.9.
     """

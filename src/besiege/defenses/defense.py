@@ -38,7 +38,7 @@ class Vote(Protocol):
 
 @dataclass(frozen=True)
 class One(Vote):
-    """One draw, one answer: what all four papers deploy unless they say otherwise."""
+    """One draw, one answer: what is deployed unless something else is said."""
 
     @property
     def n(self) -> int:

@@ -13,7 +13,7 @@ from besiege.defenses.transform import Surrogate, Transform
 
 @dataclass(frozen=True)
 class Identity(Transform):
-    """Nothing at all: the control. Source: house."""
+    """Nothing at all: the control."""
 
     name: str = "identity"
 
