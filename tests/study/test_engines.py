@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,41 @@ def test_a_worker_that_cannot_start_stops_the_run_and_says_why():
 def test_one_worker_stays_in_this_process():
     assert isinstance(local(1, 1), InProcess)
     assert local(3, 2) == Processes(3, 2)
+
+
+ORPHANS = """
+import os, sys, time
+from besiege.study.engines.engine import Task
+from besiege.study.engines.local import Processes
+
+class Sleeper:
+    def __call__(self, task):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    list(Processes(1).run(Sleeper, [Task("cell", (1,))]))
+"""
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A killed run's children are its heir's to bury: a zombie is as dead as can be.
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_workers_do_not_outlive_a_killed_run(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as run:
+        worker = int(run.stdout.readline())
+        run.kill()
+    for _ in range(100):  # it looks once a second
+        if not alive(worker):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a worker goes on although its run is dead")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -116,7 +119,8 @@ class Processes(Engine):
 
 
 def _work(build: Callable[[], Evaluate], pipe: Connection, threads: int) -> None:
-    """What a worker process does until its pipe ends."""
+    """What a worker process does until its pipe, or its parent, ends."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)
     try:
         evaluate = build()
@@ -129,6 +133,13 @@ def _work(build: Callable[[], Evaluate], pipe: Connection, threads: int) -> None
         except (EOFError, KeyboardInterrupt):
             return
         pipe.send(attempt(evaluate, task))
+
+
+def _die_with(parent: int) -> None:
+    """End this process, whatever it is doing, once `parent` is gone (killed, say)."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def local(workers: int, threads: int) -> Engine:
