@@ -26,8 +26,8 @@ class BitDepth(Transform):
         so that white becomes 224/255 at 3 bits: code of Athalye et al. 2018 and Qiu et al. 2020.
         "multiple" takes the nearest multiple of 2^-b, 2^b + 1 levels: code of Guo et al. 2018.
 
-    Surrogates: "identity" passes the rounding straight through; "soft" differentiates
-    k + (y - k)^3 in its place.
+    Surrogates: "identity" passes the rounding straight through; "soft" differentiates a smooth
+    staircase (`ops.rounding`) in its place. Sign steps see no difference.
 
     >>> BitDepth(bits=1).forward(torch.tensor([0.2, 0.7]), None)
     tensor([0., 1.])
