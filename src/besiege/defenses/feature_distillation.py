@@ -69,7 +69,7 @@ class FeatureDistillation(Transform):
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """x float (B, C, H, W) in [0, 1] of any size, quantised."""
         with torch.no_grad():
-            return self._quantised(x, torch.round).clamp_(0, 1)
+            return self._quantised(x, torch.round).clamp(0, 1)
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
@@ -86,7 +86,7 @@ class FeatureDistillation(Transform):
     def _quantised(self, x: Tensor, rounding: Any) -> Tensor:
         table = torch.full((SIDE, SIDE), float(self.high))
         table[: self.low_size, : self.low_size] = self.low
-        return self._cut(requantised(_padded(x * 255), table, rounding), x) / 255
+        return self._cut(requantised(_padded(x), table, rounding, white=255), x)
 
     def _cut(self, padded: Tensor, like: Tensor) -> Tensor:
         """The window of `like`'s size that this form takes out of the padded image."""

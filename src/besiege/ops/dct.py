@@ -48,11 +48,13 @@ def idct(coefficients: Tensor) -> Tensor:
     return x.reshape(b, c, SIDE * h, SIDE * w)
 
 
-def requantised(x: Tensor, table: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+def requantised(
+    x: Tensor, table: Tensor, rounding: Callable[[Tensor], Tensor], white: float = 1.0
+) -> Tensor:
     """Every block's coefficients in whole steps: C^T (Q rounding(C X C^T / Q)) C.
 
-    x (B, C, 8h, 8w) in grey levels; table Q (8, 8) in the same unit; rounding, for instance
-    torch.round (half to even). Differentiable in x as far as the rounding is.
+    x (B, C, 8h, 8w), of which 1 is `white` grey levels; table Q (8, 8) in grey levels; rounding,
+    for instance torch.round (half to even). Differentiable in x as far as the rounding is.
 
     >>> requantised(torch.full((1, 1, 8, 8), 14.0), torch.full((8, 8), 80.0), torch.round).max()
     tensor(10.)
@@ -60,16 +62,16 @@ def requantised(x: Tensor, table: Tensor, rounding: Callable[[Tensor], Tensor]) 
     b, c, height, width = x.shape
     table = table.to(x)[:, :, None, None]
     scale = _scale(table)
-    steps, back = table / scale, table * scale
+    steps, back = table / scale, table * scale / white
     strips = x.reshape(b * c * height // SIDE, SIDE, width)
     if x.requires_grad and torch.is_grad_enabled():
-        y = rounding(_Analysis.apply(strips) / steps)  # type: ignore[no-untyped-call]
+        y = rounding(_Analysis.apply(strips * white) / steps)  # type: ignore[no-untyped-call]
         out: Tensor = _Synthesis.apply(y * back)  # type: ignore[no-untyped-call]
         return out.reshape(x.shape)
     out = torch.empty_like(strips)
     rows = max(1, PIECE * SIDE // width)
     for piece, done in zip(torch.split(strips, rows), torch.split(out, rows), strict=True):
-        y = rounding(_analysed(piece).div_(steps))
+        y = rounding(_analysed(piece * white).div_(steps))
         _synthesise(y.mul_(back), done)
     return out.reshape(x.shape)
 
