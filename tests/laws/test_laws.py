@@ -1,0 +1,172 @@
+"""Every catalog entry obeys every law, and every law can fail."""
+
+import random  # noqa: TID251
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from besiege.attacks.attack import Attack, Point
+from besiege.attacks.catalog import ATTACKS
+from besiege.core.entry import Entry
+from besiege.defenses.catalog import TRANSFORMS, parse_chain
+from besiege.defenses.transform import Transform
+from besiege.laws import attacks, transforms
+
+
+@pytest.mark.parametrize("law", transforms.LAWS)
+@pytest.mark.parametrize("entry", TRANSFORMS.values(), ids=list(TRANSFORMS))
+def test_transforms_obey(entry, law):
+    transforms.check(entry, law)
+
+
+@pytest.mark.parametrize("law", transforms.LAWS.values(), ids=list(transforms.LAWS))
+@pytest.mark.parametrize("chain", ["fd + rdg", "jpeg + again=jpeg:quality=20", "none"])
+def test_chains_obey(chain, law):
+    law(parse_chain(chain))
+
+
+@pytest.mark.parametrize("law", attacks.LAWS)
+@pytest.mark.parametrize("entry", ATTACKS.values(), ids=list(ATTACKS))
+def test_attacks_obey(entry, law):
+    attacks.check(entry, law)
+
+
+@dataclass(frozen=True)
+class Sound(Transform):
+    """Adds keyed noise; what the broken ones below are made of."""
+
+    name: str = "sound"
+
+    def draw(self, key, shape):
+        return key.uniform(*shape)
+
+    def forward(self, x, draw):
+        return (0.9 * x + 0.1 * draw.to(x.dtype)).clamp(0, 1)
+
+    @property
+    def surrogates(self):
+        return {"exact": self.forward}
+
+
+class Mixing(Sound):
+    def forward(self, x, draw):
+        return (x - x.mean() + 0.5).clamp(0, 1)
+
+
+class Sequential(Sound):
+    def draw(self, key, shape):
+        return torch.arange(len(key)).float()[:, None, None, None].expand(-1, *shape) / len(key)
+
+
+class Idle(Sound):
+    def forward(self, x, draw):
+        return x
+
+
+class Bright(Sound):
+    def forward(self, x, draw):
+        return x + 1
+
+
+class Dead(Sound):
+    @property
+    def surrogates(self):
+        return {"dead": lambda x, draw: 0 * x}
+
+
+class Writing(Sound):
+    def forward(self, x, draw):
+        return x.mul_(0.5)
+
+
+class Global(Sound):
+    def forward(self, x, draw):
+        return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1)  # noqa: TID251
+
+
+class NumpyGlobal(Sound):
+    def forward(self, x, draw):
+        return (x + np.random.rand() * 0.1).clamp(0, 1)  # noqa: NPY002, TID251
+
+
+class PythonGlobal(Sound):
+    def forward(self, x, draw):
+        return (x + random.random() * 0.1).clamp(0, 1)
+
+
+class Twice(Sound):
+    def draw(self, key, shape):
+        return key.uniform(*shape) + key.uniform(*shape)
+
+
+class Unpicklable(Sound):
+    def __reduce__(self):
+        return Idle, ()
+
+
+BROKEN = [
+    ("an_example_never_sees_its_batch", Mixing()),
+    ("a_draw_is_a_function_of_key_and_shape", Sequential()),
+    ("it_is_deterministic_exactly_when_it_draws_nothing", Idle()),
+    ("it_is_deterministic_exactly_when_it_draws_nothing", Global()),
+    ("the_output_is_an_image", Bright()),
+    ("a_surrogate_changes_the_gradient_only", Dead()),
+    ("nothing_given_is_modified", Writing()),
+    ("no_global_generator_is_touched", Global()),
+    ("no_global_generator_is_touched", NumpyGlobal()),
+    ("no_global_generator_is_touched", PythonGlobal()),
+    ("it_pickles", Unpicklable()),
+]
+
+
+@pytest.mark.parametrize("law", transforms.LAWS.values(), ids=list(transforms.LAWS))
+def test_the_sound_transform_obeys(law):
+    law(Sound())
+
+
+@pytest.mark.parametrize(
+    ("law", "link"), BROKEN, ids=[f"{law}-{type(link).__name__}" for law, link in BROKEN]
+)
+def test_each_law_finds_what_breaks_it(law, link):
+    with pytest.raises(AssertionError):
+        transforms.LAWS[law](link)
+
+
+def test_a_key_used_twice_is_found():
+    with pytest.raises(Exception, match="drawn twice"):
+        transforms.LAWS["no_key_is_used_twice"](Twice())
+
+
+def test_a_known_failure_must_fail():
+    stale = Entry("sound", Sound, "test", known_failures={"it_pickles": "no reason"})
+    with pytest.raises(AssertionError, match="listed to break the law it_pickles, but keeps it"):
+        transforms.check(stale, "it_pickles")
+    true = Entry("bright", Bright, "test", known_failures={"the_output_is_an_image": "bright"})
+    transforms.check(true, "the_output_is_an_image")
+
+
+def bad(step):
+    return Attack(lambda p: Point(p.x0), step)
+
+
+BAD_ATTACKS = [
+    ("every_point_is_admitted", bad(lambda p, s, t: Point(s.x + p.slope(s.x, t).sign()))),
+    ("no_radius_no_change", bad(lambda p, s, t: Point((s.x + 0.1 * p.slope(s.x, t)).clamp(0, 1)))),
+    (
+        "an_example_never_sees_its_batch",
+        bad(lambda p, s, t: Point(p.threat.project(s.x + p.slope(s.x, t).mean(0), p.x0))),
+    ),
+    (
+        "the_key_decides",
+        bad(lambda p, s, t: Point(p.threat.project(s.x + torch.randn(s.x.shape), p.x0))),  # noqa: TID251
+    ),
+    ("the_state_is_rows", Attack(lambda p: Point(p.x0[:1]), lambda p, s, t: s)),
+]
+
+
+@pytest.mark.parametrize(("law", "attack"), BAD_ATTACKS, ids=[law for law, _ in BAD_ATTACKS])
+def test_each_law_of_attacks_finds_what_breaks_it(law, attack):
+    with pytest.raises((AssertionError, RuntimeError, IndexError)):
+        attacks.LAWS[law](attack)
