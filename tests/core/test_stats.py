@@ -1,0 +1,82 @@
+"""Intervals cover what they say, and the worst case is not biased by noise."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
+
+from besiege.core.errors import BadSetting
+from besiege.core.stats import (
+    Interval,
+    any_right,
+    majority_right,
+    right_shares,
+    share_interval,
+    wilson,
+    worst_case,
+)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)  # noqa: TID251
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 50), (7, 50), (50, 50), (999, 1000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_is_scipys_and_statsmodels(k, n, confidence):
+    ours = wilson(k, n, confidence)
+    scipy = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    models = proportion_confint(k, n, 1 - confidence, method="wilson")
+    assert ours.estimate == k / n
+    assert ours[1:] == pytest.approx((scipy.low, scipy.high), abs=1e-12)
+    assert ours[1:] == pytest.approx(models, abs=1e-12)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 10), (11, 10), (0, 0)])
+def test_impossible_counts_are_refused(k, n):
+    with pytest.raises(BadSetting, match=re.escape(f"got {k} of {n}")):
+        wilson(k, n)
+
+
+def test_intervals_cover_the_truth_of_random_defenses():
+    """1,000 synthetic defenses: each example has its own chance, 20 judge draws, 100 examples."""
+    random, covered = generator(), 0
+    for _ in range(1000):
+        a, b = random.uniform(0.1, 5, 2)
+        chance = random.beta(a, b, 100)
+        shares = random.binomial(20, chance) / 20
+        interval = share_interval(shares)
+        covered += interval.low <= a / (a + b) <= interval.high
+    assert covered >= 940
+
+
+def test_the_worst_of_equal_recipes_is_what_each_is():
+    """A plain minimum over 8 looks at the same coin would say 0.6 where 0.8 is true."""
+    right = [generator(i).random((2000, 20)) < 0.8 for i in range(8)]
+    naive = np.mean(np.min([r.mean(1) for r in right], axis=0))
+    assert naive < 0.7
+    assert np.mean(worst_case(right)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_worst_case_finds_who_is_broken_by_what():
+    rows = np.arange(100)
+    first = np.repeat((rows < 50)[:, None], 20, axis=1)
+    assert np.mean(worst_case([first, ~first])) == 0
+    assert np.mean(worst_case([first, first | True])) == 0.5
+    deterministic = [first[:, :1], ~first[:, :1]]
+    assert np.mean(worst_case(deterministic)) == 0
+
+
+def test_scores_of_draws():
+    predicted, label = [[1, 1, 2], [0, 0, 0], [-1, -1, 2]], [1, 1, 2]
+    assert right_shares(predicted, label) == pytest.approx([2 / 3, 0, 1 / 3])
+    assert majority_right(predicted, label).tolist() == [1, 0, 0]
+    assert majority_right(predicted, label, 1).tolist() == [1, 0, 0]
+    assert any_right(predicted, label).tolist() == [1, 0, 1]
+    assert any_right(predicted, label, 2).tolist() == [1, 0, 0]
+
+
+def test_an_interval_reads_as_text():
+    assert str(Interval(0.5, 0.25, 0.75)) == "50.0 % [25.0, 75.0]"

@@ -1,0 +1,145 @@
+"""Run folders hold whole shards or none, and nothing of anybody else's."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+
+from besiege.core.errors import BadRun
+from besiege.core.store import RunFolder
+
+
+def shard(cell="a" * 16, ids=(2, 1)):
+    """Columns of rows and traces."""
+    n = len(ids)
+    sizes = {k: np.full(n, 0.1) for k in ("linf", "l2", "rms", "l1", "l0", "claim", "seconds")}
+    rows = {
+        "cell": [cell] * n,
+        "id": np.array(ids),
+        "label": np.zeros(n, int),
+        "target": np.full(n, -1),
+        "predicted": [[i, 0, -1] for i in ids],
+        "lucky": np.ones(n, bool),
+        "forwards": np.full(n, 3),
+        "backwards": np.full(n, 2),
+        "flags": [[] if i % 2 else ["a flag"] for i in ids],
+        **sizes,
+    }
+    traces = {
+        "cell": rows["cell"],
+        "id": rows["id"],
+        "loss": [[0.5, float("nan")]] * n,
+        "won": [[0.0, 1.0]] * n,
+        "judged_step": [[]] * n,
+        "judged": [[]] * n,
+    }
+    return rows, traces
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunFolder.open(tmp_path / "run") as folder:
+        folder.write_experiment("given", {"cells": [{"cell": "a" * 16}], "ids": [1, 2]}, {})
+        yield folder
+
+
+def test_rows_come_back_in_order_with_their_lists(run):
+    run.write_shard(*shard(), {2: {"clean": np.ones((1, 2, 2)), "label": 3}})
+    rows = run.rows()
+    assert [r["id"] for r in rows] == [1, 2]
+    assert rows[1]["predicted"] == [2, 0, -1]
+    assert rows[1]["flags"] == ["a flag"]
+    assert run.traces()[0]["won"] == [0.0, 1.0]
+    assert run.finished("a" * 16) == {1, 2}
+    assert run.finished("b" * 16) == set()
+    ((cell, image_id, parts),) = run.images()
+    assert (cell, image_id, int(parts["label"])) == ("a" * 16, 2, 3)
+
+
+def test_equal_rows_are_equal_bytes(tmp_path):
+    found = []
+    for name in ("one", "two"):
+        with RunFolder.open(tmp_path / name) as folder:
+            folder.write_experiment("", {"cells": [], "ids": []}, {})
+            found.append(folder.write_shard(*shard(), {}).read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_shard_that_is_being_written_is_not_seen(run, monkeypatch):
+    def stop(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(OSError, match="disk full"):
+        run.write_shard(*shard(), {})
+    assert run.rows() == []
+    assert not list(run.path.glob("cells/*.parquet"))
+
+
+def test_a_damaged_shard_is_set_aside(run):
+    good = run.write_shard(*shard(ids=(7,)), {})
+    bad = run.write_shard(*shard(ids=(1, 2)), {})
+    bad.write_bytes(bad.read_bytes()[:50])
+    assert run.finished("a" * 16) == {7}
+    assert [p.name for p in run.path.glob("cells/*")].count(good.name) == 1
+    assert len(list(run.path.glob("cells/*.damaged"))) == 1
+
+
+def test_a_row_that_is_there_twice_counts_once(run):
+    run.write_shard(*shard(ids=(1, 2)), {})
+    run.write_shard(*shard(ids=(2, 3)), {})
+    assert [r["id"] for r in run.rows()] == [1, 2, 3]
+
+
+def test_cells_of_before_stay_listed(run):
+    run.write_experiment("", {"cells": [{"cell": "b" * 16}], "ids": [1]}, {})
+    assert [c["cell"] for c in run.resolved()["cells"]] == ["a" * 16, "b" * 16]
+
+
+def test_a_running_process_keeps_others_out(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path) as folder:
+        folder.write_experiment("", {"cells": [], "ids": []}, {})
+        (path / "lock").write_text("1")  # a process that is surely alive
+        with pytest.raises(BadRun, match="process 1 is running on"):
+            RunFolder.open(path)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path) as folder:
+        folder.write_experiment("", {"cells": [], "ids": []}, {})
+    (path / "lock").write_text("99999999")
+    with RunFolder.open(path):
+        assert (path / "lock").read_text() == str(os.getpid())
+    assert not (path / "lock").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(BadRun, match="is not empty and holds no run"):
+        RunFolder.open(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(BadRun, match=re.escape(f"{place} cannot be a run folder")):
+            RunFolder.open(place)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    import builtins
+
+    real = builtins.open
+
+    def refuse(place, mode="r", *rest, **more):
+        if "x" in mode:
+            raise PermissionError(13, "Permission denied")
+        return real(place, mode, *rest, **more)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(BadRun, match=r"cannot be written \(Permission denied\): name another"):
+        RunFolder.open(tmp_path / "run")
