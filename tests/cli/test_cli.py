@@ -1,0 +1,102 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ["--set", "data.n=4", "--steps", "2"]
+
+
+def besiege(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "besiege", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, besiege.cli.main; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_help_names_every_command():
+    done = besiege("--help")
+    assert done.returncode == 0
+    for command in ("demo", "run", "attack", "list", "explain", "report"):
+        assert command in done.stdout
+
+
+def test_list_names_every_entry():
+    done = besiege("list")
+    for name in ("fd", "rdg", "bpda+eot", "pgd", "margin", "linf", "majority", "digits-cnn"):
+        assert name in done.stdout
+    some = besiege("list", "balls")
+    assert "linf" in some.stdout
+    assert "pgd" not in some.stdout
+
+
+def test_explain_tells_parameters_surrogates_and_source():
+    done = besiege("explain", "fd")
+    assert done.returncode == 0
+    for text in ("form = 'aligned'", "straight-through", "source: ", "displacement"):
+        assert text in done.stdout
+
+
+def test_attack_prints_a_table_and_report_prints_it_again(tmp_path):
+    done = besiege("attack", "--defense", "bits", *SMALL, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bpda+eot" in done.stdout
+    assert "robust accuracy at most" in done.stdout
+    assert "8/8" in done.stderr
+    page = (tmp_path / "run" / "report.html").read_bytes()
+    again = besiege("report", "run", cwd=tmp_path)
+    assert again.stdout == done.stdout
+    assert (tmp_path / "run" / "report.html").read_bytes() == page
+
+
+def test_run_resumes(tmp_path):
+    (tmp_path / "e.toml").write_text(
+        'data = { source = "digits", n = 3 }\nmodel = "digits-cnn"\n[[defense]]\nname = "none"\n'
+        '[[threat]]\neps = 0.1\n[[recipe]]\nkind = "bpda"\nsteps = 2\n'
+    )
+    first = besiege("run", "e.toml", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    second = besiege("run", "e.toml", cwd=tmp_path)
+    assert "resumed" in second.stderr
+    assert first.stdout == second.stdout
+
+
+MISTAKES = [
+    (["run", "no.toml"], "No experiment at"),
+    (["explain", "jpg"], 'Did you mean "jpeg"?'),
+    (["list", "transform"], 'Did you mean "transforms"?'),
+    (["report", "."], "holds no run"),
+    (["attack", "--defense", "fdd"], 'Did you mean "fd"?'),
+    (["attack", "--threat", "linf:eps=8"], 'write "8/255"'),
+    (["attack", "--threat", "linf:esp=1"], 'Did you mean "eps"?'),
+    (["attack", "--data", "digit"], 'Did you mean "digits"?'),
+    (["attack", "--model", "file:no.safetensors"], "no.safetensors"),
+    (["demo", "--set", "data.m=3"], "data.m is no key"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_message_on_stderr(args, says, tmp_path):
+    done = besiege(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_an_unknown_command_is_bad_input():
+    done = besiege("atack")
+    assert done.returncode == 2
+    assert "atack" in done.stderr
