@@ -1,0 +1,202 @@
+"""Readings are means over draws, passes are counted, and a search never trusts one lucky draw."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.nn import functional
+
+from besiege.attacks.attack import Attack, Point, Problem
+from besiege.attacks.loss import cross_entropy, margin
+from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
+from besiege.attacks.pgd import pgd
+from besiege.attacks.search import Plan, search
+from besiege.attacks.threat import Linf, Threat
+from besiege.core.errors import BadSetting
+from besiege.core.key import Key
+from besiege.defenses.defense import Defense, Mean
+from besiege.defenses.transform import Chain, Transform
+from besiege.laws.problems import code_images, coin_defense, linear_classifier
+
+SHAPE = (1, 4, 4)
+KEY = Key.root(1, range(5))
+X = KEY.fold("x").uniform(*SHAPE, dtype=torch.float64)
+GOAL = torch.tensor([0, 1, 2, 0, 1])
+MODEL = linear_classifier(3, SHAPE, dtype=torch.float64)
+THREAT = Threat(Linf(0.2))
+
+
+@dataclass(frozen=True)
+class Noise(Transform):
+    """Keyed noise with its exact gradient."""
+
+    name: str = "noise"
+
+    def draw(self, key, shape):
+        return key.normal(*shape)
+
+    def forward(self, x, draw):
+        return x + 0.3 * draw.to(x.dtype) * x
+
+    @property
+    def surrogates(self):
+        return {"exact": self.forward}
+
+
+NOISY = Defense(Chain((Noise(),)), MODEL)
+BARE = Defense(Chain(), MODEL)
+
+
+def oracle(view=NOISY, loss=None, threat=THREAT, meter=None, **settings):
+    return Oracle(view, loss or cross_entropy(), threat, meter or Meter(None), **settings)
+
+
+def by_hand(average, n):
+    """Loss and gradient of n draws with plain autograd, an example at a time."""
+    keys = KEY.spread("draw", n)
+    losses, slopes = [], []
+    for i in range(len(X)):
+        leaf = X[i : i + 1].clone().requires_grad_()
+        rows = keys[torch.arange(i * n, (i + 1) * n)]
+        logits = NOISY.logits(leaf.expand(n, -1, -1, -1), rows)
+        goal = GOAL[i : i + 1]
+        if average == "loss":
+            loss = functional.cross_entropy(logits, goal.expand(n))
+        elif average == "logits":
+            loss = functional.cross_entropy(logits.mean(0, keepdim=True), goal)
+        else:
+            loss = -logits.softmax(-1).mean(0).log()[goal[0]]
+        slopes.append(torch.autograd.grad(loss, leaf)[0])
+        losses.append(loss.detach())
+    return torch.stack([v.reshape(()) for v in losses]), torch.cat(slopes)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, 64])
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+@pytest.mark.parametrize("n", [1, 6])
+def test_readings_are_autograds_mean_over_draws(average, n, micro_batch):
+    reading = oracle(draws=n, average=average, micro_batch=micro_batch)(X, GOAL, KEY)
+    loss, slope = by_hand(average, n)
+    if average == "probabilities":  # a loss of log p: equal up to what softmax of log p adds
+        assert torch.allclose(reading.loss, loss, atol=1e-9)
+    assert torch.allclose(reading.loss, loss, atol=1e-9)
+    assert torch.allclose(reading.gradient, slope, atol=1e-9)
+
+
+def test_shares_won_are_those_of_the_draws():
+    reading = oracle(draws=50, micro_batch=7)(X, GOAL, KEY, gradient=False)
+    logits = NOISY.logits(X.repeat_interleave(50, 0), KEY.spread("draw", 50))
+    wrong = (logits.argmax(1).reshape(5, 50) != GOAL[:, None]).double().mean(1)
+    assert torch.equal(reading.won, wrong)
+    assert reading.gradient is None
+
+
+@pytest.mark.parametrize(
+    ("average", "gradient", "cost"),
+    [("loss", True, (4, 4)), ("loss", False, (4, 0)), ("logits", True, (8, 4))],
+)
+def test_passes_are_counted(average, gradient, cost):
+    meter = Meter(None)
+    oracle(draws=4, average=average, meter=meter)(X, GOAL, KEY, gradient=gradient)
+    assert (meter.forwards, meter.backwards) == cost
+
+
+def test_a_vote_costs_its_draws():
+    meter = Meter(None)
+    view = Defense(NOISY.chain, MODEL, Mean(5))
+    oracle(view, draws=2, meter=meter)(X, GOAL, KEY)
+    assert (meter.forwards, meter.backwards) == (10, 10)
+
+
+def test_access_is_what_the_threat_grants():
+    scores = oracle(threat=Threat(Linf(0.1), access="scores"))
+    with pytest.raises(BadSetting, match="asks for gradients, but the threat grants scores only"):
+        scores(X, GOAL, KEY)
+    assert scores(X, GOAL, KEY, gradient=False).scores is not None
+    labels = oracle(threat=Threat(Linf(0.1), access="labels"))(X, GOAL, KEY, gradient=False)
+    assert labels.scores is None
+    assert labels.loss is None
+    assert labels.won.shape == (5,)
+
+
+def problem(view, x=X, goal=GOAL, steps=10, meter=None, key=KEY, **settings):
+    meter = meter or Meter(None)
+    return Problem(x, goal, key, oracle(view, meter=meter, **settings), THREAT, steps), meter
+
+
+def test_a_limit_ends_a_search_with_its_best_point():
+    p, meter = problem(BARE, meter=Meter(1))
+    with pytest.raises(BudgetSpent, match="2 passes an image are more than the limit of 1"):
+        p.ask(X, 0)
+    p, meter = problem(BARE, meter=Meter(7), loss=margin())
+    found = search(p, pgd(), meter, Plan(10, confirm=1))
+    assert found.spent
+    assert bool(THREAT.admits(found.x, X).all())
+    assert found.backwards.tolist() == [3] * 5
+
+
+def test_certain_successes_are_dropped_and_kept_as_they_were():
+    p, meter = problem(BARE, steps=20)
+    found = search(p, pgd(), meter, Plan(20, certain=True))
+    done = found.claim == 1
+    assert bool(done.any())
+    assert bool((found.backwards[done] < 20).any())
+    label = BARE.labels(found.x, KEY)
+    assert torch.equal(label != GOAL, done)
+
+
+def test_nothing_is_dropped_on_a_random_defense():
+    p, meter = problem(NOISY, steps=12)
+    found = search(p, pgd(), meter, Plan(12, confirm=4))
+    assert found.backwards.tolist() == [12] * 5
+    assert found.forwards.tolist() == [12 + 2 * 4] * 5
+
+
+def test_a_lucky_draw_is_not_a_claim():
+    label = torch.arange(400) % 10
+    x, key = code_images(label, 10), Key.root(0, range(400))
+    view, meter = coin_defense(0.8), Meter(None)
+    asked = Oracle(view, margin(), Threat(Linf(0.03)), meter, micro_batch=400)
+    p = Problem(x, label, key, asked, Threat(Linf(0.03)), 20)
+    found = search(p, pgd(), meter, Plan(20, confirm=20))
+    assert float(found.lucky.double().mean()) > 0.98
+    assert float(found.claim.mean()) < 0.3
+
+
+def test_the_best_point_is_kept_when_the_last_is_not():
+    def advance(p, s, t):
+        slope = p.slope(s.x, t)
+        return Point(p.threat.project(s.x + (0.2 if t < 3 else -0.2) * slope.sign(), p.x0))
+
+    p, meter = problem(BARE, loss=margin(), steps=6)
+    wandering = Attack(lambda p: Point(p.x0), advance)
+    found = search(p, wandering, meter, Plan(6, confirm=1))
+    end = oracle(BARE, margin())(found.x, GOAL, KEY, gradient=False).loss
+    assert torch.allclose(end, torch.maximum(found.loss.max(1).values, end))
+
+
+def test_restarts_can_only_help():
+    once, many = (
+        search(problem(BARE, steps=2)[0], pgd(), Meter(None), Plan(2, restarts=r, certain=True))
+        for r in (1, 6)
+    )
+    assert bool((many.claim >= once.claim).all())
+    assert many.loss.shape == (5, 12)
+
+
+def test_traces_do_not_depend_on_who_else_is_searched():
+    p, meter = problem(BARE, steps=8)
+    whole = search(p, pgd(), meter, Plan(8, certain=True))
+    for i in range(5):
+        p, meter = problem(BARE, X[i : i + 1], GOAL[i : i + 1], 8, key=KEY[i : i + 1])
+        alone = search(p, pgd(), meter, Plan(8, certain=True))
+        for name in ("x", "claim", "loss", "won", "forwards", "backwards"):
+            assert torch.equal(getattr(alone, name)[0], getattr(whole, name)[i]), name
+
+
+def test_what_is_observed_are_the_points_at_the_named_steps():
+    seen = []
+    p, meter = problem(NOISY, steps=6)
+    plan = Plan(6, observe=lambda t, x, rows: seen.append((t, len(rows))), every=3, restarts=2)
+    search(p, pgd(), meter, plan)
+    assert seen == [(0, 5), (3, 5), (6, 5)]
