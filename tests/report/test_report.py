@@ -59,6 +59,7 @@ def traces(cell, n=4):
         "won": [[0.0, 0.5, 1.0]] * n,
         "judged_step": [[0, 2]] * n,
         "judged": [[1.0, 0.25]] * n,
+        "judged_won": [[0.0, 0.5]] * n,
     }
 
 

@@ -89,3 +89,24 @@ def test_kept_images_show_the_first_judged_draw():
         assert parts["predicted_adversarial"] == shard.rows["predicted"][i][0]
         seen = int(parts["seen_adversarial"].mean() * 10)
         assert seen == parts["predicted_adversarial"]
+
+
+def traces_of(target: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shares right and won of a coin that says label + 1 where it falls wrong."""
+    siege = Siege(COIN, Recipe("r", steps=4), Threat(Linf(0.03), targeted=target is not None))
+    targets = torch.full_like(LABEL, -1) if target is None else (LABEL + target) % 10
+    examples = Examples(list(range(N)), X, LABEL, targets)
+    traces = siege_batch("c" * 16, siege, examples, 4, Judging(every=2, step_draws=9)).traces
+    assert traces is not None
+    assert traces["judged_step"][0] == [0, 2, 4]
+    return torch.tensor(traces["judged"]), torch.tensor(traces["judged_won"])
+
+
+def test_the_trace_counts_the_goal_on_fresh_draws():
+    for target in (None, 1):
+        right, won = traces_of(target)
+        assert abs(right.mean() - 0.5) < 0.03
+        assert torch.allclose(won, 1 - right, atol=1e-6)
+    right, won = traces_of(2)
+    assert abs(right.mean() - 0.5) < 0.03
+    assert not won.any()

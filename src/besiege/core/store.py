@@ -46,6 +46,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
     "won": "FLOAT[]",
     "judged_step": "INTEGER[]",
     "judged": "FLOAT[]",
+    "judged_won": "FLOAT[]",
 }
 LOCK = "lock"
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from besiege.core.stats import share_interval
 from besiege.report.lines import Line
@@ -27,24 +28,29 @@ STYLE: Any = {
 
 
 def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]) -> str:
-    """Accuracy after each step, for the recipes of one defense and threat.
+    """The siege after each step, for the recipes of one defense and threat.
 
-    cells: (line, its traces). Solid with a 95 % band: judged on fresh draws at some steps. Dashed:
-    what the attacker reads on its own draws through its own view; the distance between the two is
-    what a recipe that leaves links out, or trusts few draws, fools itself by.
+    cells: (line, its traces). Untargeted: accuracy; targeted: attack success. Solid with a 95 %
+    band: judged on fresh draws at some steps. Dashed: what the attacker reads on its own draws
+    through its own view; the distance between the two is what a recipe that leaves links out, or
+    trusts few draws, fools itself by.
     """
+    targeted = cells[0][0].targeted
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.subplots()
         for (line, traces), colour in zip(cells, COLOURS * 4, strict=False):
             _own(axes, line, traces, colour)
-            _judged(axes, traces, colour)
+            _judged(axes, targeted, traces, colour)
         axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel("step")
-        axes.set_ylabel("accuracy %")
+        axes.set_ylabel("attack success %" if targeted else "accuracy %")
         axes.set_ylim(-3, 103)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+            axes.legend(
+                frameon=False, fontsize=7.5, loc="upper left" if targeted else "upper right"
+            )
         return _svg(figure)
 
 
@@ -52,17 +58,17 @@ def _own(axes: Any, line: Line, traces: Sequence[Mapping[str, Any]], colour: str
     won = [t["won"] for t in traces if t["won"]]
     if not won:
         return
-    lost = np.nanmean(np.array(won, dtype=float), axis=0)
-    label = line.recipe
-    axes.plot(100 * (1 - lost), color=colour, linewidth=1, linestyle="--", label=label)
+    met = np.nanmean(np.array(won, dtype=float), axis=0)
+    share = met if line.targeted else 1 - met
+    axes.plot(100 * share, color=colour, linewidth=1, linestyle="--", label=line.recipe)
 
 
-def _judged(axes: Any, traces: Sequence[Mapping[str, Any]], colour: str) -> None:
+def _judged(axes: Any, targeted: bool, traces: Sequence[Mapping[str, Any]], colour: str) -> None:
     steps = traces[0]["judged_step"] if traces else []
     if not steps:
         return
-    right = np.array([t["judged"] for t in traces], dtype=float)
-    bands = [share_interval(right[:, i]) for i in range(len(steps))]
+    shares = np.array([t["judged_won" if targeted else "judged"] for t in traces], dtype=float)
+    bands = [share_interval(shares[:, i]) for i in range(len(steps))]
     axes.plot(steps, [100 * b.estimate for b in bands], color=colour, linewidth=1.8)
     axes.fill_between(
         steps,

@@ -42,11 +42,12 @@ class _Curve:
     """Watches a search and has its points judged as they come."""
 
     siege: Siege
-    label: Tensor
+    examples: Examples
     key: Key
     judging: Judging
     every: int = 0
     right: list[Tensor] = field(default_factory=list)
+    won: list[Tensor] = field(default_factory=list)
 
     def observe(self, step: int, x: Tensor, index: Tensor) -> None:
         """Judge the points of the examples `index`; those already dropped are lost for certain."""
@@ -54,10 +55,31 @@ class _Curve:
         judged = answers(
             self.siege.defense, x, key, self.judging.step_draws, self.judging.micro_batch
         )
-        share = (judged == self.label[index, None]).to(x.dtype).mean(1)
-        now = torch.zeros_like(self.label, dtype=x.dtype)
-        now[index] = share
-        self.right.append(now)
+        targeted = self.siege.threat.targeted
+        right = judged == self.examples.label[index, None]
+        met = judged == self.examples.target[index, None] if targeted else ~right
+        self.right.append(self._of_all(right, index, dropped=0.0))
+        self.won.append(self._of_all(met, index, dropped=1.0))
+
+    def _of_all(self, drawn: Tensor, index: Tensor, dropped: float) -> Tensor:
+        """(B,) shares of the draws, where only the examples `index` were asked."""
+        shares = torch.full(self.examples.label.shape, dropped, device=drawn.device)
+        shares[index] = drawn.float().mean(1)
+        return shares
+
+    def columns(self) -> dict[str, Any]:
+        """What the trace of each example holds; a batch dropped whole is observed no more."""
+        n, recipe = len(self.examples.ids), self.siege.recipe
+        steps = list(range(0, recipe.steps + 1, self.every)) if self.every else []
+        lost = len(steps) - len(self.right)
+        sure = torch.ones_like(self.examples.label, dtype=torch.float32)
+        right, won = [*self.right, *[0 * sure] * lost], [*self.won, *[sure] * lost]
+        none: list[list[float]] = [[] for _ in range(n)]
+        return {
+            "judged_step": [steps] * n,
+            "judged": torch.stack(right, 1).tolist() if steps else none,
+            "judged_won": torch.stack(won, 1).tolist() if steps else none,
+        }
 
 
 def siege_batch(
@@ -78,7 +100,7 @@ def siege_batch(
     began = time.perf_counter()
     key = Key.root(seed, list(examples.ids), device=examples.x.device)
     targeted = siege.threat.targeted
-    curve = _Curve(siege, examples.label, key, judging, judging.every)
+    curve = _Curve(siege, examples, key, judging, judging.every)
     goal = examples.target if targeted else examples.label
     found = siege.attack(examples.x, goal, key, curve if judging.every else None)
     admitted = siege.threat.admits(siege.threat.submitted(found.x), examples.x)
@@ -137,17 +159,12 @@ def _rows(
 
 def _traces(cell: str, examples: Examples, found: Found, curve: _Curve) -> dict[str, Any]:
     n = len(examples.ids)
-    steps = list(range(0, curve.siege.recipe.steps + 1, curve.every)) if curve.every else []
-    gone = torch.zeros_like(curve.label, dtype=examples.x.dtype)  # the whole batch was dropped
-    right = [*curve.right, *[gone] * (len(steps) - len(curve.right))]
-    judged = torch.stack(right, 1).tolist() if steps else [[] for _ in range(n)]
     return {
         "cell": [cell] * n,
         "id": np.asarray(examples.ids, dtype=np.int64),
         "loss": found.loss.cpu().tolist(),
         "won": found.won.cpu().tolist(),
-        "judged_step": [steps] * n,
-        "judged": judged,
+        **curve.columns(),
     }
 
 
