@@ -33,6 +33,7 @@ def shard(cell="a" * 16, ids=(2, 1)):
         "won": [[0.0, 1.0]] * n,
         "judged_step": [[]] * n,
         "judged": [[]] * n,
+        "judged_won": [[]] * n,
     }
     return rows, traces
 
@@ -94,7 +95,11 @@ def test_a_row_that_is_there_twice_counts_once(run):
 
 def test_cells_of_before_stay_listed(run):
     run.write_experiment("", {"cells": [{"cell": "b" * 16}], "ids": [1]}, {})
-    assert [c["cell"] for c in run.resolved()["cells"]] == ["a" * 16, "b" * 16]
+    assert [c["cell"] for c in run.resolved()["cells"]] == ["b" * 16]
+    assert [c["cell"] for c in run.resolved()["earlier"]] == ["a" * 16]
+    run.write_experiment("", {"cells": [{"cell": "a" * 16}], "ids": [1]}, {})
+    assert [c["cell"] for c in run.resolved()["cells"]] == ["a" * 16]
+    assert [c["cell"] for c in run.resolved()["earlier"]] == ["b" * 16]
 
 
 def test_a_running_process_keeps_others_out(tmp_path):

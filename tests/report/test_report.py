@@ -147,6 +147,23 @@ def test_an_unfinished_run_says_so(run):
     assert "bare · oblivious · linf 8/255: 2 of 4" in write_report(run).read_text()
 
 
+def test_rows_of_other_settings_are_not_mixed_in(run):
+    """The folder was run again with another recipe and fewer examples, and a shard is damaged."""
+    folder = RunFolder(run)
+    cells = [record("a" * 16, "none", 0), record("e" * 16, "bpda", 9)]
+    settings = {"experiment": {}, "cells": cells, "ids": [0, 1, 2]}
+    folder.write_experiment("", settings, folder.environment())
+    folder.write_shard(rows("e" * 16, 2, n=3), traces("e" * 16, n=3), {})
+    (run / "cells" / "x.damaged").write_text("half")
+    found = summarise(run)
+    assert [(line.recipe, line.n) for line in found.lines] == [("none", 3), ("bpda", 3)]
+    assert found.worst[0].accuracy.estimate == 0.5
+    assert found.notes[0].startswith("11 rows of other settings or ids are kept")
+    assert found.notes[1].startswith("cells/x.damaged could not be read")
+    assert "not counted here" in str(found)
+    assert "not counted here" in write_report(run).read_text()
+
+
 def test_a_run_without_rows_has_a_page(tmp_path):
     with RunFolder.open(tmp_path / "run") as folder:
         environment = {

@@ -49,7 +49,7 @@ def unknown(kind: str, name: str, valid: Iterable[str], where: str = "") -> Unkn
     >>> print(unknown("transform", "jpg", ["jpeg", "bits"]))
     Unknown transform: "jpg". Did you mean "jpeg"? Valid: bits, jpeg.
     """
-    names = sorted(valid)
+    names = sorted(set(valid))
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f' Did you mean "{near[0]}"?' if near else ""
     place = f" in {where}" if where else ""

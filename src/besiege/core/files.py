@@ -24,5 +24,9 @@ def existing(path: str | Path, what: str, error: type[BesiegeError]) -> Path:
         raise error(f'No {what} at "{path}": there is no folder "{folder}".')
     names = sorted(p.name for p in folder.iterdir())
     near = get_close_matches(found.name, names, n=1, cutoff=0.5)
-    hint = f' Did you mean "{folder / near[0]}"?' if near else f" It holds {len(names)} others."
+    hint = (
+        f' Did you mean "{folder / near[0]}"?'
+        if near
+        else f" Its folder holds {len(names)} others."
+    )
     raise error(f'No {what} at "{path}".{hint}')

@@ -116,10 +116,15 @@ class RunFolder:
     def write_experiment(
         self, given: str, resolved: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> None:
-        """The settings as given and as resolved, and the versions. Cells of before stay listed."""
-        known = {c["cell"]: c for c in self.resolved().get("cells", [])}
-        known.update({c["cell"]: c for c in resolved["cells"]})
-        whole = {**resolved, "cells": list(known.values())}
+        """The settings as given and as resolved, and the versions.
+
+        Cells of other settings that the folder was run with before are listed under "earlier".
+        """
+        before = self.resolved()
+        earlier = {c["cell"]: c for c in (*before.get("earlier", ()), *before.get("cells", ()))}
+        for cell in resolved["cells"]:
+            earlier.pop(cell["cell"], None)
+        whole = {**resolved, "earlier": list(earlier.values())}
         self._put("resolved.json", json.dumps(whole, indent=1).encode())
         self._put("environment.json", json.dumps(environment, indent=1).encode())
         self._put("experiment.toml", given.encode())
@@ -172,6 +177,10 @@ class RunFolder:
         return place
 
     # Reading
+
+    def damaged(self) -> list[str]:
+        """Shards that could not be read and were set aside."""
+        return sorted(str(p.relative_to(self.path)) for p in self.path.glob("*/*.damaged"))
 
     def resolved(self) -> dict[str, Any]:
         """What resolved.json says; empty where there is none."""

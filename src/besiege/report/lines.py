@@ -83,6 +83,11 @@ class Figures(Protocol):
         """Cells with fewer rows than asked for."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else is in the folder."""
+        ...
+
 
 def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expected: int) -> Line:
     """The figures of the cell that `record` describes, from its rows."""

@@ -40,7 +40,7 @@ def write_report(folder: Path) -> Path:
     page = engine.get_template("page.html").render(
         summary=summary,
         grids=_grids(summary),
-        panels=_panels(summary, run),
+        panels=_panels(summary, run, frozenset(resolved["ids"])),
         strips=_strips(resolved, run),
         settings=json.dumps(resolved.get("experiment", {}), indent=2),
         environment=run.environment(),
@@ -79,11 +79,12 @@ def _by_defense(lines: list[Line]) -> dict[str, dict[str, Line]]:
     return table
 
 
-def _panels(summary: Summary, run: RunFolder) -> list[Markup]:
+def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Markup]:
     """Curves of every defense and threat that has traces of some steps."""
     traces: dict[str, list[Mapping[str, Any]]] = {}
     for trace in run.traces():
-        traces.setdefault(trace["cell"], []).append(trace)
+        if trace["id"] in ids:
+            traces.setdefault(trace["cell"], []).append(trace)
     groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
     for line in summary.lines:
         if line.claim is not None and line.cell in traces:

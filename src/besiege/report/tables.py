@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class Summary:
     lines: tuple[Line, ...]
     worst: tuple[Worst, ...]
     unfinished: tuple[str, ...]  # cells with fewer rows than asked for
+    notes: tuple[str, ...]  # what else is in the folder
 
     def __str__(self) -> str:
         return as_text(self)
@@ -38,20 +40,31 @@ def summarise(path: Path) -> Summary:
     resolved = folder.resolved()
     if not resolved:
         raise BadRun(f"{path} holds no run: no resolved.json is in it.")
-    by_cell: dict[str, list[dict[str, Any]]] = {}
-    for row in folder.rows():
-        by_cell.setdefault(row["cell"], []).append(row)
-    expected = len(resolved["ids"])
+    ids = frozenset(resolved["ids"])
+    by_cell: dict[str, list[dict[str, Any]]] = {r["cell"]: [] for r in resolved["cells"]}
+    rows = folder.rows()
+    for row in rows:
+        if row["cell"] in by_cell and row["id"] in ids:
+            by_cell[row["cell"]].append(row)
+    others = len(rows) - sum(map(len, by_cell.values()))
+    expected = len(ids)
     lines = tuple(
         line_of(record, by_cell[record["cell"]], expected)
         for record in resolved["cells"]
-        if record["cell"] in by_cell
+        if by_cell[record["cell"]]
     )
     waiting = tuple(
-        f"{r['defense']} · {r['recipe']} · {r['threat']}: "
-        f"{len(by_cell.get(r['cell'], []))} of {expected}"
+        f"{r['defense']} · {r['recipe']} · {r['threat']}: {len(by_cell[r['cell']])} of {expected}"
         for r in resolved["cells"]
-        if len(by_cell.get(r["cell"], [])) < expected
+        if len(by_cell[r["cell"]]) < expected
     )
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
-    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), waiting)
+    notes = tuple(_notes(folder, others))
+    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), waiting, notes)
+
+
+def _notes(folder: RunFolder, others: int) -> Iterator[str]:
+    if others:
+        yield f"{others} rows of other settings or ids are kept in the folder and not counted here"
+    for shard in folder.damaged():
+        yield f"{shard} could not be read and was set aside; a run makes its rows anew"

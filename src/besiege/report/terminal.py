@@ -43,6 +43,8 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         console.print(Text(f"note: {flag} ({rows} rows)"))
     for cell in summary.unfinished:
         console.print(Text(f"unfinished: {cell}"))
+    for note in summary.notes:
+        console.print(Text(f"note: {note}"))
 
 
 def _table(title: str, lines: list[Line], live: bool) -> Table:

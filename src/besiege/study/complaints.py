@@ -16,6 +16,9 @@ MOST = 5  # complaints shown at once
 def explained(error: ValidationError, schema: type[BaseModel], where: str) -> BadSetting:
     """The error to raise for what pydantic found in `where`."""
     found = error.errors(include_url=False)
+    # A list whose items are wrong is then also "too short": no more than an echo of the items.
+    inner = {e["loc"][:1] for e in found if len(e["loc"]) > 1}
+    found = [e for e in found if e["type"] != "too_short" or e["loc"] not in inner]
     lines = [_sentence(dict(e), schema) for e in found[:MOST]]
     if len(found) > MOST:
         lines.append(f"and {len(found) - MOST} more.")
@@ -36,6 +39,9 @@ def _sentence(error: dict[str, Any], schema: type[BaseModel]) -> str:
     came = error.get("input")
     message = error["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ").removeprefix("a valid ")
+    message = message.replace(", unable to parse string as a number", "")
+    if error["type"] == "too_short":
+        message = f"{error['ctx']['min_length']} or more [[{error['loc'][-1]}]]"
     return f"{place}: expected {message}{_meaning(info)}; got {came!r}."
 
 
