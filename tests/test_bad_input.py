@@ -99,7 +99,7 @@ def test_images_that_do_not_fit_the_model_are_named(name, shape, says, tmp_path)
         'data = "packed:path=x.npz"\nmodel = "digits-cnn"\n[[defense]]\nname = "none"\n'
         '[[threat]]\neps = 0.1\n[[recipe]]\nkind = "bpda"\nsteps = 1\n'
     )
-    with pytest.raises(BadRun, match=re.escape(says)):
+    with pytest.raises(BadImages, match=re.escape(says)):
         run_experiment(load_experiment(tmp_path / "e.toml"), tmp_path / "run")
 
 
@@ -116,3 +116,58 @@ def test_a_second_run_on_one_folder_is_refused_and_loses_nothing(tmp_path):
     with pytest.raises(BadRun, match="process 1 is running"):
         run_experiment(experiment_from(settings), out)
     assert len(RunFolder(out).rows()) == 2
+
+
+def model_of(f):
+    """A classifier of three classes around a function of images."""
+
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            return f(x.flatten(1)[:, :3])
+
+    return besiege.Classifier(Network(), 3, channels=1).eval()
+
+
+SPREAD = torch.linspace(0, 1, 64).reshape(4, 1, 4, 4)
+MODELS_THAT_LIE = [
+    (lambda v: v.softmax(1), "returned probabilities (every row sums to 1)"),
+    (lambda v: v - v.mean(0), "depend on the others in its batch"),
+    (lambda v: v * float("nan"), "returned no finite logit for 4 images"),
+]
+
+
+@pytest.mark.parametrize(("f", "says"), MODELS_THAT_LIE, ids=[m[1] for m in MODELS_THAT_LIE])
+def test_a_model_that_no_score_could_mean_anything_for(f, says):
+    defense = besiege.Defense(Chain(), model_of(f))
+    with pytest.raises(BadModel, match=re.escape(says)):
+        besiege.evaluate(defense, SPREAD, Y, BALL, recipes=["none"])
+
+
+def test_a_model_that_fails_on_some_images_abstains_there():
+    def fragile(v):
+        return torch.where(v[:, :1] > 0.7, torch.nan, v)
+
+    defense = besiege.Defense(Chain(), model_of(fragile))
+    result = besiege.evaluate(defense, SPREAD, torch.full((4,), 2), BALL, recipes=["none"])
+    assert result.lines[0].accuracy.estimate == 0.75
+    assert result.lines[0].flags == {"no answer on some draws": 1}
+
+
+def own_generator():
+    generator = np.random.default_rng()  # noqa: TID251
+    return lambda image: (image + 0.01 * torch.tensor(generator.random(image.shape))).float()
+
+
+def test_a_defense_with_a_generator_of_its_own_is_marked_in_every_row():
+    defense = besiege.Defense(
+        Chain((besiege.Opaque(own_generator(), name="mine"),)), BARE.classifier
+    )
+    result = besiege.evaluate(defense, X, Y, BALL, recipes=["none", "bpda"], steps=2)
+    for line in result.lines:
+        assert line.flags["unkeyed: mine draws from a generator of its own"] == 4
+
+
+def test_a_defense_that_draws_in_secret_is_refused():
+    link = besiege.Opaque(own_generator(), is_random=False, name="mine")
+    with pytest.raises(BesiegeError, match="give Opaque is_random=True"):
+        besiege.evaluate(besiege.Defense(Chain((link,)), BARE.classifier), X, Y, BALL)

@@ -194,3 +194,11 @@ def test_a_finding_says_what_why_and_what_to_do(
     assert why.strip().startswith("why: ")
     assert to_do.strip().startswith("do: ")
     assert count == "house: 1 finding"
+
+
+def test_no_module_hides_a_public_name():
+    """`import besiege.evaluate` would turn the function `besiege.evaluate` into a module."""
+    package = ROOT / "src" / "besiege"
+    modules = {p.stem for p in package.iterdir()}
+    assert modules >= {"core", "evaluation"}
+    assert not modules & set(dir(besiege))

@@ -18,7 +18,7 @@ FLOORS = {
     "attacks": 3,
     "study": 4,
     "report": 4,
-    "evaluate": 5,
+    "evaluation": 5,
     "laws": 5,
     "papers": 5,
     "cli": 6,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from besiege.defenses.transform import Graft as Graft
     from besiege.defenses.transform import Transform as Transform
     from besiege.defenses.transform import module as module
-    from besiege.evaluate import evaluate as evaluate
+    from besiege.evaluation import evaluate as evaluate
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
     from besiege.study.judge import judge as judge
@@ -59,7 +59,7 @@ _HOMES = {
     "TRANSFORMS": "defenses.catalog",
     "Threat": "attacks.threat",
     "Transform": "defenses.transform",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "judge": "study.judge",
     "load_images": "data.catalog",
     "load_model": "models.catalog",
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'besiege' has no attribute {name!r}")
     found = getattr(import_module(f"besiege.{_HOMES[name]}"), name)
-    globals()[name] = found  # a submodule of the same name (evaluate) must not hide it
+    globals()[name] = found
     return found
 
 

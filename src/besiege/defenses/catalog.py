@@ -6,10 +6,12 @@ import re
 
 from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting
+from besiege.core.foreign import foreign_in
 from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.identity import Identity
 from besiege.defenses.jpeg import Jpeg
+from besiege.defenses.opaque import own_link
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.transform import Chain, Named, Transform
 
@@ -53,6 +55,7 @@ def parse_chain(text: str, catalog: Catalog[Transform] = TRANSFORMS) -> Chain:
     """The chain that `text` describes: "name:key=value,key=value + name"; "" or "none" is empty.
 
     "other=fd" gives a link another name, which a chain with the same link twice needs.
+    "path.py:NAME" is a link of your own, see `defenses.opaque.own_link`.
     Raises UnknownName for a name or parameter, BadSetting for a value or an empty link.
 
     >>> parse_chain("fd:form=released + rdg:limit=0.15,cells=4 + again=fd").name
@@ -70,6 +73,8 @@ def _parse_link(part: str, text: str, catalog: Catalog[Transform]) -> Transform:
             f'The chain "{text}" has an empty link: write the links as "fd + rdg:limit=0.15", or '
             '"none" for no link at all.'
         )
+    if (own := foreign_in(part)) is not None:
+        return own_link(own)
     alias = re.match(r"([^:=]+)=(.*)", part)
     if alias is None:
         return catalog.build(part)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random  # noqa: TID251 - seeded for one call of a foreign function, then restored
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,31 +12,35 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-from besiege.core.errors import BadImages, BadSetting, unknown
+from besiege.core.errors import BadImages, BadSetting, BesiegeError, unknown
+from besiege.core.foreign import Foreign, made
 from besiege.core.key import Key
-from besiege.defenses.transform import Shape, Transform
+from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 
 
 @dataclass(frozen=True, eq=False)
 class Opaque(Transform):
     """Any function or module as a link, unchanged, whatever it draws from global generators.
 
-    f is called with one example at a time, without gradients. Before each call the global
-    generators of `random`, NumPy and torch are seeded from the example's draw, and after it put
-    back, so that f's random choices belong to the example. A generator that f keeps for itself
-    is out of reach: make f build it from the global ones.
+    f is called with one example at a time. Before each call the global generators of `random`,
+    NumPy and torch are seeded from the example's draw, and after it put back, so that f's random
+    choices belong to the example. A generator that f keeps for itself is out of reach (its rows
+    are marked "unkeyed"): make f build it from the global ones.
 
     f: takes and returns an image.
-    layout: of that image. "tensor": float (C, H, W) in [0, 1]; "batch": the same as (1, C, H, W);
-        "array": NumPy float (H, W, C) in [0, 1]; "uint8": NumPy (H, W, C) in 0..255, rounded;
-        "pillow": an 8-bit picture, mode L or RGB. Whole numbers that the last three return count
-        as 0..255; one channel may come back as (H, W).
+    layout: of that image. "tensor": float (C, H, W) in [0, 1]; "batch": the same as (B, C, H, W),
+        B = 1 where f draws; "array": NumPy float (H, W, C) in [0, 1]; "uint8": NumPy (H, W, C) in
+        0..255, rounded; "pillow": an 8-bit picture, mode L or RGB. Whole numbers that the last
+        three return count as 0..255; one channel may come back as (H, W).
     is_random: whether f draws; if not, the link is deterministic and no generator is touched.
+    differentiable: whether gradients pass through f; then "exact" is its best surrogate.
     shape: (C, H, W) of f's output; None if it is that of its input.
 
-    It has no surrogate but "identity". Raises BadImages for an output of another shape, with
-    values outside [0, 1] or not finite.
+    Without `differentiable` its surrogate is "identity", or "resized" (bilinear) where f changes
+    height or width. Raises BadImages for an output of another shape, not finite, or far from
+    [0, 1], and for a batch whose images f does not treat alone; BadSetting where f itself fails.
 
     >>> halved = Opaque(lambda image: image / 2, is_random=False)
     >>> halved.forward(torch.ones(1, 1, 1, 1), None)
@@ -46,6 +50,7 @@ class Opaque(Transform):
     f: Callable[[Any], Any]
     layout: str = "tensor"
     is_random: bool = True
+    differentiable: bool = False
     shape: Shape | None = None
     name: str = "opaque"
 
@@ -56,6 +61,11 @@ class Opaque(Transform):
             )
         if self.layout not in _LAYOUTS:
             raise unknown("layout", self.layout, _LAYOUTS, where=f"transform {self.name}")
+        if self.differentiable and self.layout not in ("tensor", "batch"):
+            raise BadSetting(
+                f'{self.name}: gradients pass through the layouts "tensor" and "batch" only, not '
+                f'through "{self.layout}".'
+            )
 
     def draw(self, key: Key, shape: Shape) -> Tensor | None:
         """A seed (B,) for each example's generators."""
@@ -63,40 +73,110 @@ class Opaque(Transform):
 
     def forward(self, x: Tensor, draw: Tensor | None) -> Tensor:
         """f of each image of x, float (B, C, H, W) in [0, 1]."""
-        give, take = _LAYOUTS[self.layout]
         wanted = self.out_shape((x.shape[1], x.shape[2], x.shape[3]))
-        done = []
-        with torch.no_grad():
-            for i, image in enumerate(x.detach()):
-                given = give(image.clone())
-                if draw is None:
-                    answer = self.f(given)
-                else:
-                    with _seeded(int(draw[i]), x.device):
-                        answer = self.f(given)
-                done.append(self._checked(take(answer), wanted).to(x))
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            given = x if self.differentiable else x.detach()
+            if draw is None and self.layout == "batch":
+                return self._whole(given, wanted)
+            done = []
+            for i, image in enumerate(given):
+                with nullcontext() if draw is None else _seeded(int(draw[i]), x.device):
+                    answer = self._ask(image.clone())
+                done.append(self._checked(answer, wanted).to(x))
         return torch.stack(done) if done else x.new_zeros(0, *wanted)
 
     def out_shape(self, shape: Shape) -> Shape:
         """`shape` of the constructor, else that of the input."""
         return self.shape or shape
 
+    @property
+    def surrogates(self) -> Mapping[str, Surrogate]:
+        """The true gradient where f has one, or f ignored."""
+        plain = {"resized": self._resized} if self.shape else {"identity": identity}
+        return {"exact": self.forward, **plain} if self.differentiable else plain
+
+    def _resized(self, x: Tensor, draw: Any) -> Tensor:
+        size = self.out_shape((x.shape[1], x.shape[2], x.shape[3]))[1:]
+        return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    def _ask(self, image: Tensor) -> Tensor:
+        """f's answer to one image (C, H, W), as such a tensor."""
+        give, take = _LAYOUTS[self.layout]
+        return take(self._call(give(image)))
+
+    def _call(self, given: Any) -> Any:
+        try:
+            return self.f(given)
+        except BesiegeError:
+            raise
+        except Exception as error:
+            raise BadSetting(
+                f'{self.name}: f fails on an image in the layout "{self.layout}" '
+                f"({type(error).__name__}: {error}). If it takes another, name that: "
+                f"{', '.join(_LAYOUTS)}."
+            ) from error
+
+    def _whole(self, x: Tensor, wanted: Shape) -> Tensor:
+        """All images at once; the first one alone too, since it must not depend on the others."""
+        if len(x) == 0:
+            return x.new_zeros(0, *wanted)
+        images = _as_tensor(self._call(x.clone()))
+        if len(images) != len(x):
+            raise BadImages(f"{self.name}: f returned {len(images)} images for {len(x)}.")
+        self._checked(images[0], wanted)
+        self._in_range(images)
+        if len(x) > 1 and not torch.allclose(self._ask(x[0].clone()), images[0], atol=1e-4):
+            raise BadImages(
+                f"{self.name}: what f makes of an image depends on the others in its batch. Give "
+                'it one at a time (layout="tensor"), or take batch statistics out of it.'
+            )
+        return images.to(x)
+
     def _checked(self, image: Tensor, wanted: Shape) -> Tensor:
-        """What f returned, if it is an image."""
+        """What f returned, if it is an image.
+
+        A defense may leave [0, 1], as noise without clipping does, but not as far as another unit.
+        """
         if tuple(image.shape) != wanted:
             raise BadImages(
                 f"{self.name}: f returned an image (C, H, W) = {tuple(image.shape)}, where "
                 f"{wanted} was expected. Pass shape={tuple(image.shape)} if f changes the shape, "
                 f'another layout than "{self.layout}" if f takes another.'
             )
-        if not bool(image.isfinite().all()):
-            raise BadImages(f"{self.name}: f returned values that are not finite.")
-        if bool((image < 0).any() | (image > 1).any()):
-            raise BadImages(
-                f"{self.name}: f returned values from {image.min():.4g} to {image.max():.4g}, but "
-                f"images are in [0, 1]: clip or scale them in f."
-            )
+        self._in_range(image)
         return image
+
+    def _in_range(self, images: Tensor) -> None:
+        if not bool(images.isfinite().all()):
+            raise BadImages(f"{self.name}: f returned values that are not finite.")
+        low, high = (float(end) for end in images.detach().aminmax())
+        if low < -1 or high > 2:
+            raise BadImages(
+                f"{self.name}: f returned values from {low:.4g} to {high:.4g}, but images are in "
+                "[0, 1]: scale them in f, or return whole numbers (uint8) for 0..255."
+            )
+
+
+def own_link(foreign: Foreign) -> Transform:
+    """The link that "path.py:NAME" names: a Transform as it is, any other function as Opaque.
+
+    Settings layout, is_random and differentiable are Opaque's; others go to the factory NAME.
+    """
+    opaque = {k: v for k, v in foreign.settings.items() if k in _OF_OPAQUE}
+    rest = {k: v for k, v in foreign.settings.items() if k not in _OF_OPAQUE}
+    found = made(foreign._replace(settings=rest), "defense")
+    if isinstance(found, Transform) and not opaque:
+        return found
+    if isinstance(found, Transform | type) or not callable(found):
+        raise BadSetting(
+            f"{foreign.name} in {foreign.path} gives {found!r}: a function or module that takes an "
+            "image, a besiege.Transform, or a function without arguments that returns one, was "
+            f"expected. ({', '.join(_OF_OPAQUE)} are settings of plain functions only.)"
+        )
+    return Opaque(found, name=foreign.name, **opaque)
+
+
+_OF_OPAQUE = ("layout", "is_random", "differentiable")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 Surrogate: TypeAlias = Callable[[Tensor, Any], Tensor]  # (x, draw) -> what forward would return
 
 
+@runtime_checkable
 class Transform(Protocol):
     """One link of a defense. Implementations are frozen dataclasses that inherit from this class.
 

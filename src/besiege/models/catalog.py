@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from besiege.core.entry import Catalog, Entry
+from besiege.core.foreign import foreign_in
 from besiege.models.cifar_resnet import (
     RESNET20,
     RESNET20_PNI,
@@ -19,6 +20,7 @@ from besiege.models.digits_cnn import digits_cnn
 from besiege.models.efficientnet_lite import efficientnet_lite0
 from besiege.models.mobilenet_v2 import LAYOUT as MOBILENET_V2
 from besiege.models.mobilenet_v2 import mobilenet_v2
+from besiege.models.own import own_model
 from besiege.models.sources import assemble, read_weights, recognise
 from besiege.models.squeezenet import LAYOUT as SQUEEZENET
 from besiege.models.squeezenet import squeezenet
@@ -59,12 +61,17 @@ def load_model(
     spec: str,
     catalog: Catalog[Classifier] = MODELS,
     device: torch.device | str = "cpu",
+    shape: tuple[int, int, int] | None = None,
 ) -> Classifier:
     """The classifier that `spec` names, in evaluation mode, on `device`.
 
-    spec: "digits-cnn", "resnet20:weights=PATH" or "file:PATH", where PATH may hold any character.
+    spec: "digits-cnn", "resnet20:weights=PATH" or "file:PATH", where PATH may hold any character;
+        or a model of your own, "path.py:NAME".
+    shape: (C, H, W) of the images, which the logits of a model of your own are counted on.
     Raises UnknownName, BadSetting or BadModel.
     """
+    if (own := foreign_in(spec)) is not None:
+        return own_model(own, shape).to(device)
     kind, _, path = spec.partition(":")
     if kind.strip() == "file" and not path.strip().startswith("weights="):
         return catalog["file"].factory(weights=path.strip()).to(device)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from besiege.attacks.attack import Attack
@@ -15,7 +12,7 @@ from besiege.attacks.catalog import ATTACKS
 from besiege.attacks.loss import LOSSES, Loss
 from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting
-from besiege.core.files import existing
+from besiege.core.foreign import module_at
 from besiege.data.catalog import DATASETS
 from besiege.data.images import ImageSet
 from besiege.defenses.catalog import TRANSFORMS
@@ -47,7 +44,7 @@ def load_plugins(paths: Sequence[Path]) -> Catalogs:
     catalogs = Catalogs()
     names = [f.name for f in fields(Catalogs)]
     for path in paths:
-        module = _module(path)
+        module = module_at(path, "plugin")
         added = {n: getattr(module, n.upper()) for n in names if hasattr(module, n.upper())}
         if not added:
             raise BadSetting(
@@ -67,21 +64,3 @@ def _extended(catalogs: Catalogs, name: str, entries: Any, path: Path) -> Catalo
         )
     catalog: Catalog[Any] = getattr(catalogs, name)
     return catalog.extended(entries)
-
-
-def _module(path: Path) -> ModuleType:
-    """The plugin as a module; kept under its own name so that what it defines can be pickled."""
-    existing(path, "plugin", BadSetting)
-    name = f"besiege_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BadSetting(f"plugin {path} is no Python file: a name ending in .py is expected.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise BadSetting(
-            f"plugin {path} does not run: {type(error).__name__}: {error}. Try `python {path}`."
-        ) from error
-    return module

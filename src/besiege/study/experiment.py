@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
+from besiege.core.foreign import paths_in, with_paths
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import VOTES
 from besiege.study.catalogs import Catalogs, load_plugins
@@ -170,6 +171,11 @@ class Experiment(_Table):
         """Every setting with its value, for resolved.json."""
         return self.model_dump(mode="json")
 
+    def python_files(self) -> list[Path]:
+        """The user's own Python files that the experiment names."""
+        specs = [self.model.source, *(d.chain for d in self.defense)]
+        return [*self.plugins, *(path for spec in specs for path in paths_in(spec))]
+
     def cells(self, catalogs: Catalogs) -> tuple[CellSpec, ...]:
         """The grid: every defense against every threat by every recipe, filters applied."""
         recipes = [(r.defenses, r.recipe(catalogs)) for r in self.recipe]
@@ -227,6 +233,8 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
     def spec(text: str) -> str:
         if text.startswith("file:"):
             return f"file:{path(text.removeprefix('file:'))}"
+        if paths_in(text):
+            return with_paths(text, path)
         return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
 
     return experiment.model_copy(
@@ -234,6 +242,10 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
             "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
             "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
+            "defense": tuple(
+                d.model_copy(update={"chain": with_paths(d.chain, path)})
+                for d in experiment.defense
+            ),
         }
     )
 

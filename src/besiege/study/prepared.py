@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from besiege.study.judge import Judging, answers, check_images
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
 from besiege.study.shard import Examples, Shard, siege_batch
+from besiege.study.soundness import check_classifier, check_defense
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,20 @@ class Prepared:
             )
         return Examples(ids, x, label, target)
 
+    def check(self, ids: Sequence[int]) -> None:
+        """Refuse a model or a defense whose scores would mean nothing, before anything is attacked.
+
+        Cost: some forwards of the first eight images.
+        """
+        if not ids:
+            return
+        ball = next(iter(self.sieges.values())).threat.ball
+        x = self.examples(tuple(ids[:8]), Threat(ball)).x
+        check_classifier(self.classifier, x)
+        key = Key.root(self.experiment.seed, list(ids[:1]), x.device)
+        for defense in {id(s.defense): s.defense for s in self.sieges.values()}.values():
+            check_defense(defense, x[:1], key)
+
     def select(self) -> list[int]:
         """The ids to attack: the first data.n from data.start on, all or those got right.
 
@@ -117,15 +133,16 @@ def prepare(experiment: Experiment) -> Prepared:
     """
     catalogs = load_plugins(experiment.plugins)
     engine = experiment.engine
-    classifier = load_model(experiment.model.source, catalogs.models, engine.device)
     images = load_images(experiment.data.source, catalogs.datasets)
+    source = experiment.model.source
+    classifier = load_model(source, catalogs.models, engine.device, images.shape)
     fingerprint = {
         "seed": experiment.seed,
         "data": experiment.data.source,
         "targets": experiment.data.targets,
-        "model": experiment.model.source,
+        "model": source,
         "weights": weights_hash(classifier),
-        "plugins": [file_hash(path) for path in experiment.plugins],
+        "plugins": [file_hash(path) for path in experiment.python_files()],
     }
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []

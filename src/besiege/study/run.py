@@ -39,6 +39,7 @@ def run_experiment(
     """
     prepared = prepare(experiment)
     ids = prepared.select()
+    prepared.check(ids)
     keep = tuple(ids[: experiment.keep.images])
     with RunFolder.open(out) as folder:
         folder.write_experiment(

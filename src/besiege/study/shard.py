@@ -16,6 +16,7 @@ from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
 from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Siege
+from besiege.study.soundness import unkeyed_links
 
 
 class Examples(NamedTuple):
@@ -109,15 +110,17 @@ def siege_batch(
     seconds = (time.perf_counter() - began) / len(examples.ids)
     return Shard(
         cell,
-        _rows(cell, siege, examples, found, verdict, admitted, seconds),
+        _rows(cell, siege, examples, found, verdict, admitted, seconds, key),
         _traces(cell, examples, found, curve) if traces else None,
         _images(siege, examples, x, verdict, key, keep),
     )
 
 
-def _flags(siege: Siege, found: Found, verdict: Verdict, admitted: Tensor) -> list[list[str]]:
+def _flags(
+    siege: Siege, found: Found, verdict: Verdict, admitted: Tensor, unkeyed: Sequence[str]
+) -> list[list[str]]:
     """The sentences that a reader of each row must know."""
-    common = []
+    common = [f"unkeyed: {link} draws from a generator of its own" for link in unkeyed]
     if link := siege.recipe.stops_at(siege.defense):
         common.append(f"no gradient passes {link}")
     if found.spent:
@@ -139,8 +142,10 @@ def _rows(
     verdict: Verdict,
     admitted: Tensor,
     seconds: float,
+    key: Key,
 ) -> dict[str, Any]:
     n = len(examples.ids)
+    unkeyed = unkeyed_links(siege.defense.chain, examples.x[:1], key[:1].fold("keyed"))
     return {
         "cell": [cell] * n,
         "id": np.asarray(examples.ids, dtype=np.int64),
@@ -153,7 +158,7 @@ def _rows(
         "forwards": found.forwards.cpu().numpy(),
         "backwards": found.backwards.cpu().numpy(),
         "seconds": np.full(n, seconds),
-        "flags": _flags(siege, found, verdict, admitted),
+        "flags": _flags(siege, found, verdict, admitted, unkeyed),
     }
 
 

@@ -24,6 +24,7 @@ from besiege.study.recipe import Opponents, Recipe, Siege
 from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, weights_hash
 from besiege.study.shard import Examples, siege_batch
+from besiege.study.soundness import check_classifier, check_defense
 
 
 def evaluate(
@@ -64,6 +65,8 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = threat if isinstance(threat, Threat) else Threat(threat)
     examples = _examples(defense, x, y, goal, targets, seed)
+    check_classifier(defense.classifier, x[:8])
+    check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     judging = Judging(draws=draws, micro_batch=micro_batch)
     opponents = Opponents(micro_batch=micro_batch)
     sieges = [Siege(defense, _recipe(named, steps), goal, opponents) for named in recipes]
