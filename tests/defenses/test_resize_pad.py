@@ -184,6 +184,20 @@ def test_half_pixel_is_that_of_torch(form: str) -> None:
     torch.testing.assert_close(ResizePad(form=form).forward(x, draw), want)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_way_back(form: str) -> None:
+    """TensorFlow 1 reads i m / n in "eot" and "obfuscated"; elsewhere it is half-pixel."""
+    x = Key.root(0, [0]).uniform(1, 64, 64, dtype=torch.float64)
+    draw = placed(66, left=1, top=0)
+    canvas = ResizePad(form=form, back=False).forward(x, draw)[0, 0].numpy()
+    m = len(canvas)
+    half = 0 if form in ("eot", "obfuscated") else 0.5
+    at = (np.arange(64) + half) * m / 64 - half
+    want = np.stack([np.interp(at, np.arange(m), row) for row in canvas])
+    want = np.stack([np.interp(at, np.arange(m), column) for column in want.T]).T
+    near(ResizePad(form=form).forward(x, draw)[0, 0].numpy(), want, 1e-5)
+
+
 def test_rows_of_one_batch_have_their_own_size() -> None:
     key = Key.root(5, range(6))
     x = key.fold("image").uniform(3, 32, 32)
