@@ -1,5 +1,8 @@
 """Bit depth: the levels of each rounding."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -41,3 +44,20 @@ def test_soft_is_near_the_value_with_a_true_gradient(rounding: str) -> None:
     x = (GREYS[::7].double() + 1e-3).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: soft(z, None), x)
     assert (soft(x, None) - link.forward(x, None)).abs().max() < 0.5 / 7
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("rounding", "name", "extra"), [("nearest", "cd32", -1), ("multiple", "p3quant32", 0)]
+)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_colour_depth_of_the_released_codes(
+    shared: Path, bits: int, rounding: str, name: str, extra: int
+) -> None:
+    """Dziedzic and Krishnan's colour depth is "nearest", Guo et al.'s is "multiple"."""
+    folder = shared / "golden" / "p1p3p4"
+    with np.load(folder / "inputs.npz") as inputs, np.load(folder / "channels.npz") as golden:
+        x = torch.from_numpy(inputs["imgs32"][:2] / 255).permute(0, 3, 1, 2)
+        want = golden[f"{name}_levels_{bits}"]
+    got = BitDepth(bits=bits, rounding=rounding).forward(x, None) * (2**bits + extra)
+    np.testing.assert_allclose(got, want, atol=1e-9)

@@ -22,9 +22,11 @@ class BitDepth(Transform):
 
     bits: b from 1 to 8.
     rounding: "nearest" takes the nearest of 2^b even levels from 0 to 1 (half to even): Xu et al.
-        2018 (arXiv:1704.01155), section 3.1. "floor" truncates to 8 bit and clears the lower ones,
-        so that white becomes 224/255 at 3 bits: code of Athalye et al. 2018 and Qiu et al. 2020.
-        "multiple" takes the nearest multiple of 2^-b, 2^b + 1 levels: code of Guo et al. 2018.
+        2018 (arXiv:1704.01155), section 3.1, and the colour depth of Dziedzic and Krishnan 2020
+        (arXiv:2002.03080), whose "CD (32)" counts levels: 5 bits. "floor" truncates to 8 bit and
+        clears the lower ones, so that white becomes 224/255 at 3 bits: code of Athalye et al. 2018
+        and Qiu et al. 2020. "multiple" takes the nearest multiple of 2^-b, 2^b + 1 levels: code of
+        Guo et al. 2018.
 
     Surrogates: "identity" passes the rounding straight through; "soft" differentiates a smooth
     staircase (`ops.rounding`) in its place. Sign steps see no difference.

@@ -8,11 +8,17 @@ from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting
 from besiege.core.foreign import foreign_in
 from besiege.defenses.bit_depth import BitDepth
+from besiege.defenses.brightness import Brightness
+from besiege.defenses.contrast import Contrast
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.identity import Identity
 from besiege.defenses.jpeg import Jpeg
+from besiege.defenses.median import Median
+from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
 from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.resize_pad import ResizePad
+from besiege.defenses.salt_pepper import SaltPepper
 from besiege.defenses.transform import Chain, Named, Transform
 
 TRANSFORMS: Catalog[Transform] = Catalog(
@@ -47,6 +53,44 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             "Xu et al. 2018 (arXiv:1704.01155), section 3.1",
             cases=({}, {"rounding": "floor"}, {"bits": 1, "rounding": "multiple"}),
         ),
+        Entry(
+            "pad",
+            ResizePad,
+            "Xie et al. 2018 (arXiv:1711.01991); Qiu et al. 2020 and its code",
+            cases=(
+                {},
+                {"form": "bpda"},
+                {"form": "eot", "fill": 1},
+                {"form": "xie", "back": False},
+                {"form": "obfuscated"},
+                {"form": "cifar"},
+            ),
+        ),
+        Entry(
+            "noise",
+            Noise,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080)",
+            cases=({}, {"kind": "uniform"}, {"kind": "laplace", "convention": "released"}),
+        ),
+        Entry(
+            "salt-pepper",
+            SaltPepper,
+            "house",
+            cases=({}, {"share": 0.3, "salt": 0, "of": "values"}),
+        ),
+        Entry(
+            "median",
+            Median,
+            "Xu et al. 2018 (arXiv:1704.01155), section 3.2",
+            cases=({}, {"size": 3}),
+        ),
+        Entry(
+            "brightness",
+            Brightness,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080)",
+            cases=({}, {"levels": -16, "rounded": True}),
+        ),
+        Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
     ],
 )
 

@@ -24,6 +24,19 @@ def reflect(x: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tenso
     )
 
 
+def mirror(x: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """x (B, C, H, W) grown by (rows, columns) before and after, mirrored about its outer edge.
+
+    The edge pixel is repeated (dcba|abcd|dcba), what NumPy calls "symmetric" and SciPy "reflect";
+    any size can grow by any number.
+
+    >>> mirror(torch.tensor([[[[1.0, 2.0]]]]), (0, 1), (0, 3))
+    tensor([[[[1., 1., 2., 2., 1., 1.]]]])
+    """
+    rows, columns = (_folded(n, b, a) for n, b, a in zip(x.shape[-2:], before, after, strict=True))
+    return _sampled(x, rows, columns)
+
+
 def repeat_edge(x: Tensor, after: tuple[int, int]) -> Tensor:
     """x (B, C, H, W) grown by (rows, columns) below and to the right, the last pixel repeated."""
     height, width = x.shape[-2:]
@@ -37,6 +50,12 @@ def _mirrored(size: int, before: int, after: int) -> Tensor:
     period = max(2 * (size - 1), 1)
     turn = torch.arange(-before, size + after) % period
     return torch.minimum(turn, period - turn)
+
+
+def _folded(size: int, before: int, after: int) -> Tensor:
+    """As `_mirrored`, with the edge pixel twice."""
+    turn = torch.arange(-before, size + after) % (2 * size)
+    return torch.minimum(turn, 2 * size - 1 - turn)
 
 
 def _sampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
