@@ -225,8 +225,9 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
         return str((home / Path(text).expanduser()).resolve())
 
     def spec(text: str) -> str:
-        if text.startswith("file:"):
-            return f"file:{path(text.removeprefix('file:'))}"
+        kind, _, rest = text.partition(":")
+        if kind in ("file", "onnx") and not rest.startswith("weights="):
+            return f"{kind}:{path(rest)}"
         return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
 
     return experiment.model_copy(
