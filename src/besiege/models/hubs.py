@@ -99,10 +99,10 @@ def _torchvision() -> Any:
     except BadModel as error:
         if not isinstance(error.__cause__, RuntimeError):
             raise
+    schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
     for operation in ("nms", "qnms"):
-        torch.library.define(
-            f"torchvision::{operation}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-        )
+        if not hasattr(torch.ops.torchvision, operation):
+            torch.library.define(f"torchvision::{operation}", schema)
     return optional("torchvision.models", "torchvision", "timm")
 
 

@@ -87,7 +87,10 @@ class _OnnxNetwork(nn.Module):
         self.batch = batch if isinstance(batch, int) else None
         self.size = height if isinstance(height, int) else None
         if self.size is not None and width != height:
-            raise BadModel(f'"{path}" takes {height} x {width} pixels, but squares are expected.')
+            raise BadModel(
+                f'"{path}" takes {image.shape}, where (B, channels, H, W) with H = W is expected: '
+                "transpose in the network if its channels come last."
+            )
         self.count = logits.shape[1]
         # Stands for the weights, so that a run folder tells files apart.
         found = list(hashlib.sha256(content).digest())

@@ -62,7 +62,9 @@ class Data(_Table):
 class Model(_Table):
     """The classifier behind every defense."""
 
-    source: str = Field(description='a model, "digits-cnn" or "file:WEIGHTS.safetensors"')
+    source: str = Field(
+        description='a model, "digits-cnn", "file:WEIGHTS.safetensors" or "onnx:FILE"'
+    )
 
 
 class DefenseTable(_Table):
