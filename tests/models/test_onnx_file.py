@@ -113,6 +113,9 @@ def test_gradients_are_refused_and_the_clean_figure_is_given(file):
 def test_a_run_folder_tells_files_apart(file):
     hashes = {weights_hash(load_model(f"onnx:{file(c)}")) for c in (b"one", b"two", b"one")}
     assert len(hashes) == 2
+    path = file(b"one")
+    path.with_name("net.onnx.data").write_bytes(b"weights beside it")
+    assert weights_hash(load_model(f"onnx:{path}")) not in hashes
 
 
 @pytest.mark.parametrize(

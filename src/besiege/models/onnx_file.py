@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,8 @@ def onnx_file(weights: str) -> Classifier:
     """
     runtime = optional("onnxruntime", "onnx", "onnx")
     path = existing(weights, "ONNX file", BadModel)
-    content = _content(path)
-    session = _session(runtime, content, path)
-    network = _OnnxNetwork(session, content, path)
+    session = _session(runtime, path)
+    network = _OnnxNetwork(session, path)
     given = described(path, session.get_modelmeta().custom_metadata_map)
     return Classifier(
         network,
@@ -50,14 +50,15 @@ def onnx_file(weights: str) -> Classifier:
     )
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadModel(f'"{path}" cannot be read ({error}).') from error
+def _digest(path: Path) -> bytes:
+    """sha256 over the file and those beside it that extend its name, as net.onnx.data does."""
+    digest = hashlib.sha256()
+    for part in sorted(path.parent.glob(f"{glob.escape(path.name)}*")):
+        digest.update(part.read_bytes())
+    return digest.digest()
 
 
-def _session(runtime: Any, content: bytes, path: Path) -> Any:
+def _session(runtime: Any, path: Path) -> Any:
     """The file in onnxruntime; one thread, so that the order of sums is one."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -77,7 +78,7 @@ class _OnnxNetwork(nn.Module):
 
     digest: Tensor
 
-    def __init__(self, session: Any, content: bytes, path: Path) -> None:
+    def __init__(self, session: Any, path: Path) -> None:
         super().__init__()
         self.training = False
         self.session = session
@@ -93,8 +94,8 @@ class _OnnxNetwork(nn.Module):
             )
         self.count = logits.shape[1]
         # Stands for the weights, so that a run folder tells files apart.
-        found = list(hashlib.sha256(content).digest())
-        self.register_buffer("digest", torch.tensor(found, dtype=torch.uint8))
+        found = torch.tensor(list(_digest(path)), dtype=torch.uint8)
+        self.register_buffer("digest", found)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K)."""
