@@ -17,7 +17,10 @@ from besiege.study.recipes import RECIPES
 SECTIONS = {
     "transforms": ("Transforms", 'Links of a chain: `chain = "fd + rdg:limit=0.15"`'),
     "votes": ("Votes", 'Of a defense: `vote = "majority:draws=16"`'),
-    "models": ("Models", 'As in `model = "digits-cnn"`; weights in a file: `"file:PATH"`'),
+    "models": (
+        "Models",
+        'As in `model = "digits-cnn"`; weights in a file: `"file:PATH"`, `"onnx:PATH"`',
+    ),
     "data": ("Data sets", 'As in `data = "digits:part=train"`'),
     "balls": ("Balls", 'Of a threat: `ball = "linf"`, `eps = "8/255"`'),
     "recipes": ("Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from besiege.defenses.transform import Transform as Transform
     from besiege.defenses.transform import module as module
     from besiege.evaluation import evaluate as evaluate
+    from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
     from besiege.study.judge import judge as judge
@@ -60,6 +61,7 @@ _HOMES = {
     "Threat": "attacks.threat",
     "Transform": "defenses.transform",
     "evaluate": "evaluation",
+    "from_callable": "models.callable",
     "judge": "study.judge",
     "load_images": "data.catalog",
     "load_model": "models.catalog",

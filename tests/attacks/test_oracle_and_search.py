@@ -17,6 +17,7 @@ from besiege.core.key import Key
 from besiege.defenses.defense import Defense, Mean
 from besiege.defenses.transform import Chain, Transform
 from besiege.laws.problems import code_images, coin_defense, linear_classifier
+from besiege.models.classifier import Classifier
 
 SHAPE = (1, 4, 4)
 KEY = Key.root(1, range(5))
@@ -200,3 +201,24 @@ def test_what_is_observed_are_the_points_at_the_named_steps():
     plan = Plan(6, observe=lambda t, x, rows: seen.append((t, len(rows))), every=3, restarts=2)
     search(p, pgd(), meter, plan)
     assert seen == [(0, 5), (3, 5), (6, 5)]
+
+
+def limited(access):
+    network = linear_classifier(3, SHAPE, dtype=torch.float64).network
+    return Classifier(network, 3, channels=1, access=access, name="limited").double()
+
+
+@pytest.mark.parametrize("chain", [Chain(), Chain((Noise(),))], ids=["bare", "noisy"])
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_what_a_model_cannot_tell_is_not_read(access, chain):
+    """As if the threat granted no more, whatever it grants."""
+    ask = oracle(Defense(chain, limited(access)))
+    with pytest.raises(BadSetting, match=f"the model limited can tell {access} only"):
+        ask(X, GOAL, KEY)
+    reading = ask(X, GOAL, KEY, gradient=False)
+    granted = oracle(Defense(chain, MODEL), threat=Threat(Linf(0.2), access=access))
+    wanted = granted(X, GOAL, KEY, gradient=False)
+    assert torch.equal(reading.won, wanted.won)
+    for one, other in ((reading.loss, wanted.loss), (reading.scores, wanted.scores)):
+        assert (one is None) == (access == "labels") == (other is None)
+        assert one is None or torch.equal(one, other)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from besiege.core.errors import BadImages, BadModel
+from besiege.core.errors import BadImages, BadModel, UnknownName
 from besiege.core.key import Key
 from besiege.models.classifier import Classifier
 
@@ -110,6 +110,60 @@ def test_logits_that_are_none(network, got):
         network = nn.Sequential(nn.Flatten(1, 2), network)
     with pytest.raises(BadModel, match=got):
         Classifier(network.eval(), 3)(x)
+
+
+class Function(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x.flatten(1)[:, :3])
+
+
+def test_probabilities_are_refused_on_the_first_batch():
+    softmax = Function(lambda v: v.softmax(1)).eval()
+    with pytest.raises(BadModel, match=r"mine returned probabilities .* all 2 rows") as error:
+        Classifier(softmax, 3, name="mine")(image())
+    assert 'kind="probabilities"' in str(error.value)
+    assert Classifier(softmax, 3, probe=False)(image()).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda v: v,  # in [0, 1], but of any sum
+        lambda v: v.log_softmax(1),
+        lambda v: v - v.mean(1, keepdim=True) + 1 / 3 + torch.tensor([-9.0, 9.0, 0.0]),  # sum 1
+        lambda v: torch.full_like(v, torch.nan),
+    ],
+)
+def test_what_is_no_distribution_is_not_refused(f):
+    assert Classifier(Function(f).eval(), 3)(image()).shape == (2, 3)
+
+
+def test_rows_without_an_answer_do_not_hide_probabilities():
+    def network(v):
+        return torch.where(torch.tensor([[True], [False]]), torch.nan, v.softmax(1))
+
+    with pytest.raises(BadModel, match="all 1 rows"):
+        Classifier(Function(network).eval(), 3)(image())
+
+
+@pytest.mark.parametrize("f", [torch.detach, lambda v: torch.from_numpy(v.detach().numpy() * 2)])
+def test_a_gradient_that_the_network_cuts_off_is_refused(f):
+    model = Classifier(Function(f).eval(), 3, name="mine")
+    x = image().requires_grad_()
+    with pytest.raises(BadModel, match=r"mine gives no gradient.*threat\.access"):
+        model(x)
+    with torch.no_grad():
+        model(x)
+    assert model(image()).shape == (2, 3)
+
+
+def test_access_is_one_of_three():
+    with pytest.raises(UnknownName, match='Did you mean "scores"'):
+        Classifier(Probe(), 3, access="score")
 
 
 def test_preprocessing_that_makes_no_sense():

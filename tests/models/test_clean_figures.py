@@ -26,6 +26,7 @@ def correct(model, images, batch):
         ("resnet20", "cifar10_resnet20", CIFAR, 1846),
         ("resnet56", "cifar10_resnet56", CIFAR, 1884),
         ("resnet20-pni", "cifar10_resnet20_adv", CIFAR, 1680),
+        ("vgg0", "cifar10_vgg0_adv", CIFAR, 1442),
         ("mobilenet-v2", "imagenet_mobilenet_v2_fp16", NIPS, 120),
         ("squeezenet1.1", "imagenet_squeezenet1_1_fp16", NIPS, 79),
     ],

@@ -140,6 +140,15 @@ def test_metadata_that_contradicts(weights):
         load(RESNET20, weights(tensors(RESNET20), mean="half"))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-64", "vgg16-bn"])
+def test_weights_of_raw_pixels(weights, name):
+    (layout,) = (a for a in LAYOUTS if a.name == name)
+    path = weights(tensors(layout))
+    assert load_model(f"{name}:weights={path}").mean.shape == (1, 3, 1, 1)
+    raw = load_model(f"{name}:weights={path},normalised=false")
+    assert (raw.mean.tolist(), raw.std.tolist()) == ([[[[0.0]]]], [[[[1.0]]]])
+
+
 def test_names_and_parameters():
     with pytest.raises(UnknownName, match='Did you mean "resnet20"'):
         load_model("resnet2")

@@ -158,6 +158,12 @@ def test_paths_count_from_the_file(tmp_path):
     assert experiment.plugins == (tmp_path / "plugin.py",)
 
 
+@pytest.mark.parametrize("form", ["onnx:", "onnx:weights=", "file:weights="])
+def test_paths_of_other_models_count_from_the_file_too(good, form):
+    good.write_text(GOOD.replace('"digits-cnn"', f'"{form}net.x"'))
+    assert load_experiment(good).model.source == f"{form}{good.parent / 'net.x'}"
+
+
 def test_resolved_settings_give_the_same_experiment_again(good):
     once = load_experiment(good)
     again = experiment_from(once.resolved())

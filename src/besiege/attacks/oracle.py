@@ -93,6 +93,12 @@ class Oracle:
                 f"this attack asks for gradients, but the threat grants {self.threat.access} only: "
                 "choose an attack that needs less (`besiege list attacks`) or grant gradients."
             )
+        if gradient and self.view.classifier.access != "gradients":
+            raise BadSetting(
+                f"this attack asks for gradients, but the model {self.view.classifier.name} can "
+                f"tell {self.view.classifier.access} only: choose an attack that needs less "
+                "(`besiege list attacks`), or make points on another model."
+            )
         n = self.draws if draws is None else draws
         mean_first = self.average != "loss" and n > 1
         cost = n * self.view.passes
@@ -152,7 +158,7 @@ class Oracle:
         label = torch.where(finite, logits.argmax(-1), -1)
         met = label == goal[:, None] if self.threat.targeted else label != goal[:, None]
         won = met.to(logits.dtype).mean(1)
-        if self.threat.access == "labels":
+        if "labels" in (self.threat.access, self.view.classifier.access):
             return Reading(None, None, won, None)
         if self.average == "loss":
             flat = self.loss(logits.flatten(0, 1), goal.repeat_interleave(n), self.threat.targeted)

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from besiege.core.errors import BadImages, BadModel
+from besiege.core.errors import BadImages, BadModel, unknown
+
+# What a model can tell an attacker: all, no gradients, or no more than its answer.
+ACCESS = ("gradients", "scores", "labels")
 
 
 class Classifier(nn.Module):
@@ -21,9 +24,13 @@ class Classifier(nn.Module):
     network: any module; called in evaluation mode only (`network.eval()` is the caller's).
     classes: their number, or their names in the order of the logits.
     mean, std: one number for all channels, or one for each, in units of [0, 1].
+    access: the most that it can tell an attacker; "scores" where no gradient passes through the
+        network, "labels" where its logits are no more than the answer (1 for it, 0 elsewhere).
+    probe: whether logits that are probabilities, on the first batch, are refused.
 
-    Raises BadImages for images that do not fit, BadModel for a network in training mode or logits
-    that do not fit. Cost: one forward of the network.
+    A row with NaN or an infinity is no answer: judged as abstention. Raises BadImages for images
+    that do not fit, BadModel for a network in training mode, for logits that do not fit, and where
+    a gradient is asked that the network cuts off. Cost: one forward of the network.
 
     >>> flat = Classifier(nn.Flatten(), classes=12, mean=0.5, std=0.5).eval()
     >>> flat(torch.ones(2, 3, 2, 2)).shape
@@ -42,14 +49,20 @@ class Classifier(nn.Module):
         size: int | None = None,
         name: str = "classifier",
         channels: int = 3,
+        access: str = "gradients",
+        probe: bool = True,
     ) -> None:
         super().__init__()
+        if access not in ACCESS:
+            raise unknown("access", access, ACCESS, where=f"classifier {name}")
         self.classes = (
             tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
         )
         self.name = name
         self.channels = channels
         self.size = size
+        self.access = access
+        self._probe = probe and access != "labels"
         self.network = network
         self.training = network.training
         self.register_buffer("mean", _per_channel("mean", mean, channels))
@@ -70,8 +83,12 @@ class Classifier(nn.Module):
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
             )
-        logits = self.network((x - self.mean) / self.std)
-        return self._checked_logits(logits, len(x))
+        logits = self._checked_logits(self.network((x - self.mean) / self.std), len(x))
+        self._check_gradient(x, logits)
+        if self._probe and len(logits):
+            refuse_probabilities(logits, self.name)
+            self._probe = False
+        return logits
 
     def _check_images(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -101,6 +118,41 @@ class Classifier(nn.Module):
         raise BadModel(
             f"{self.name} must return logits (B, K) = {wanted}, one per class, but its network "
             f"returned {got}."
+        )
+
+    def _check_gradient(self, x: Tensor, logits: Tensor) -> None:
+        asked = x.requires_grad and torch.is_grad_enabled()
+        if asked and not logits.requires_grad:
+            raise BadModel(
+                f"{self.name} gives no gradient: its logits do not follow from the image by torch "
+                "operations alone (another runtime, NumPy, rounding to labels, .detach()). Attack "
+                'it by scores or labels (threat.access = "scores" or "labels"), or with points '
+                "made on another model."
+            )
+
+
+def refuse_probabilities(logits: Tensor, name: str) -> None:
+    """Raise BadModel where every row of `logits` (B, K) is a distribution: in [0, 1], of sum 1.
+
+    Losses take a softmax of their own; over one that is there already, gradients all but vanish
+    and a model looks robust.
+
+    >>> refuse_probabilities(torch.tensor([[2.0, -1.0]]), "mine")
+    >>> refuse_probabilities(torch.tensor([[0.75, 0.25]]), "mine")
+    Traceback (most recent call last):
+    besiege.core.errors.BadModel: mine returned probabilities where logits are expected: ...
+    """
+    seen = logits.detach()
+    seen = seen[seen.isfinite().all(1)]
+    if len(seen) == 0 or seen.shape[1] < 2:
+        return
+    within = bool(((seen >= 0) & (seen <= 1)).all())
+    if within and bool(((seen.double().sum(1) - 1).abs() < 1e-3).all()):
+        raise BadModel(
+            f"{name} returned probabilities where logits are expected: all {len(seen)} rows are in "
+            "[0, 1] and sum to 1. Leave the softmax out, or wrap the function with "
+            'besiege.from_callable(f, classes, kind="probabilities") (kind="scores" if they are '
+            "none), which takes the logarithm."
         )
 
 

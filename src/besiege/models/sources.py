@@ -1,10 +1,11 @@
-"""Weights in files: reading them, and recognising the architecture that they belong to."""
+"""Where models come from: weights in files, the architecture they belong to, other packages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,12 @@ from torch import Tensor, nn
 from besiege.core.errors import BadModel
 from besiege.core.files import existing
 from besiege.models.classifier import Classifier
+
+# The constants that most public weights were made for.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)  # the mean over images of their own std, as public code has it
 
 
 class Weights(NamedTuple):
@@ -104,7 +111,7 @@ def assemble(layout: Layout, weights: Weights) -> Classifier:
             f'The weights in "{weights.path}" do not fit {layout.name}: {why[0]} ({len(why)} such).'
         )
     count = len(weights.tensors[layout.rename(layout.head)])
-    given = _preprocessing(weights)
+    given = described(weights.path, weights.metadata)
     classes = given.get("classes", layout.classes)
     if len(classes) != count:
         if "classes" in given:
@@ -164,9 +171,27 @@ def _misfits(layout: Layout, tensors: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _preprocessing(weights: Weights) -> dict[str, Any]:
-    given = {k: v for k, v in weights.metadata.items() if k in ("classes", "mean", "std")}
+def described(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file's metadata says of "classes", "mean" and "std", each as JSON."""
+    given = {k: v for k, v in metadata.items() if k in ("classes", "mean", "std")}
     try:
         return {k: json.loads(v) for k, v in given.items()}
     except json.JSONDecodeError as error:
-        raise BadModel(f'"{weights.path}": its metadata {given} must be JSON ({error}).') from error
+        raise BadModel(f'"{path}": its metadata {given} must be JSON ({error}).') from error
+
+
+def optional(module: str, model: str, extra: str) -> Any:
+    """A module of a package that not every user has; BadModel naming the extra that brings it.
+
+    >>> optional("no_such_package", "onnx", "onnx")
+    Traceback (most recent call last):
+    besiege.core.errors.BadModel: model onnx needs the package no_such_package, which cannot be \
+imported (No module named 'no_such_package'): pip install "besiege[onnx]".
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError, OSError) as error:  # the latter two: native parts
+        raise BadModel(
+            f"model {model} needs the package {module.partition('.')[0]}, which cannot be imported "
+            f'({error}): pip install "besiege[{extra}]".'
+        ) from error

@@ -63,7 +63,9 @@ class Data(_Table):
 class Model(_Table):
     """The classifier behind every defense."""
 
-    source: str = Field(description='a model, "digits-cnn" or "file:WEIGHTS.safetensors"')
+    source: str = Field(
+        description='a model, "digits-cnn", "file:WEIGHTS.safetensors" or "onnx:FILE"'
+    )
 
 
 class DefenseTable(_Table):
@@ -231,8 +233,9 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
         return str((home / Path(text).expanduser()).resolve())
 
     def spec(text: str) -> str:
-        if text.startswith("file:"):
-            return f"file:{path(text.removeprefix('file:'))}"
+        kind, _, rest = text.partition(":")
+        if kind in ("file", "onnx") and not rest.startswith("weights="):
+            return f"{kind}:{path(rest)}"
         if paths_in(text):
             return with_paths(text, path)
         return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)

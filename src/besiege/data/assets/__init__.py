@@ -7,3 +7,17 @@ from importlib.resources import files
 
 # The names of the 1000 ImageNet classes, in the usual order.
 IMAGENET = tuple(json.loads((files(__name__) / "imagenet_classes.json").read_text("utf-8")))
+
+# Those of CIFAR-10, in the order of its labels.
+CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
