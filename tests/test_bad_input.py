@@ -130,7 +130,7 @@ def model_of(f):
 
 SPREAD = torch.linspace(0, 1, 64).reshape(4, 1, 4, 4)
 MODELS_THAT_LIE = [
-    (lambda v: v.softmax(1), "returned probabilities (every row sums to 1)"),
+    (lambda v: v.softmax(1), "returned probabilities where logits are expected"),
     (lambda v: v - v.mean(0), "depend on the others in its batch"),
     (lambda v: v * float("nan"), "returned no finite logit for 4 images"),
 ]

@@ -16,8 +16,8 @@ def check_classifier(classifier: Classifier, x: Tensor) -> None:
     """Refuse a classifier whose answers no score could mean anything for.
 
     x: (B, C, H, W), some images. Raises BadModel where a module is in training mode, where all
-    logits are NaN, where rows are probabilities, and where an image's logits depend on the others
-    of its batch (batch statistics left on, a mean over the batch subtracted).
+    logits are NaN, and where an image's logits depend on the others of its batch (batch statistics
+    left on, a mean over the batch subtracted).
     Cost: two forwards an image.
     """
     with torch.no_grad():
@@ -28,12 +28,6 @@ def check_classifier(classifier: Classifier, x: Tensor) -> None:
             f"{classifier.name} returned no finite logit for {len(x)} images: its weights or its "
             "preprocessing are broken (images come in [0, 1])."
         )
-    if _probabilities(logits):
-        raise BadModel(
-            f"{classifier.name} returned probabilities (every row sums to 1), where logits are "
-            "expected: losses would flatten and gradients vanish, which looks like robustness. "
-            "Take its softmax out, or return the logarithm of the probabilities."
-        )
     scale = logits[:1].abs().amax().clamp_min(1.0)
     if not torch.allclose(alone, logits[:1], rtol=0, atol=float(1e-3 * scale), equal_nan=True):
         raise BadModel(
@@ -42,13 +36,6 @@ def check_classifier(classifier: Classifier, x: Tensor) -> None:
             "is possible: take batch statistics out of the network, or wrap it so that it sees one "
             "image at a time."
         )
-
-
-def _probabilities(logits: Tensor) -> bool:
-    """Whether all rows lie in [0, 1] and sum to 1."""
-    rows = logits[logits.isfinite().all(1)]
-    inside = bool((rows >= 0).all()) and rows.shape[1] > 1
-    return inside and len(rows) > 0 and bool((rows.double().sum(1) - 1).abs().max() < 1e-3)
 
 
 def check_defense(defense: Defense, x: Tensor, key: Key) -> None:
