@@ -33,8 +33,8 @@ def imagenet(
     of labels in it; or a .zip or .tar of either. Ids follow the sorted paths. labels: file name of
     the table in `path`; by default LOC_val_solution.csv, val.txt, labels.csv or
     ILSVRC2012_validation_ground_truth.txt. Its lines are a file and a label, which is 0 to 999 or
-    a WordNet id; or, as in the development kit, one number of 1 to 1000 a line, which needs that
-    kit's meta.mat beside it, since those numbers are in another order. WordNet ids become labels
+    a WordNet id (more files than are there may be named); or, as in the development kit, one number
+    of 1 to 1000 a line, which needs that kit's meta.mat too: those numbers are in another order. WordNet ids become labels
     by their rank among the 1000, so either all 1000 class folders are there or a list of them
     (synset_words.txt, LOC_synset_mapping.txt, imagenet_synsets.txt or synsets.txt).
     shorter: 0 for size / 0.875, as 256 for 224. resample: "bilinear", "bicubic" or "lanczos" of
@@ -85,7 +85,7 @@ def _table(members: Members, table: str, names: list[str]) -> dict[str, int]:
     """File name without ending -> label."""
     lines = [re.split(r"[,\s]+", t.strip()) for t in members.text(table).splitlines() if t.strip()]
     where = f'"{members.where / table}"'
-    if lines and all(len(cells) == 1 and cells[0].isdigit() for cells in lines):
+    if lines and all(len(cells) == 1 and cells[0].isdecimal() for cells in lines):
         return _development_kit(members, table, [int(cells[0]) for cells in lines], names)
     stems = {PurePosixPath(n).stem for n in names}
     if len(stems) < len(names):
@@ -96,17 +96,15 @@ def _table(members: Members, table: str, names: list[str]) -> dict[str, int]:
         label = cells[1] if len(cells) > 1 else ""
         if number == 1 and stem not in stems and not re.search(r"\d", label):
             continue  # the names of the columns
-        if not (label.isdigit() or WNID.fullmatch(label)) or stem in pairs:
+        if not (label.isdecimal() or WNID.fullmatch(label)) or stem in pairs:
             raise BadImages(
                 f"Line {number} of {where} must be a file, named once, and its label "
                 f"(0 to 999, or a WordNet id): {' '.join(cells[:4])}."
             )
         pairs[stem] = label
-    if missing := min(stems - pairs.keys(), default=None) or min(
-        pairs.keys() - stems, default=None
-    ):
-        raise BadImages(f'"{missing}" is in {where} or among the images, but not in both.')
-    wnids = {label for label in pairs.values() if not label.isdigit()}
+    if missing := stems - pairs.keys():
+        raise BadImages(f'{where} has no line for the image "{min(missing)}".')
+    wnids = {label for label in pairs.values() if not label.isdecimal()}
     rank = _ranks(members, wnids) if wnids else {}
     return {stem: rank[w] if w in rank else int(w) for stem, w in pairs.items()}
 

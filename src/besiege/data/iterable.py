@@ -34,13 +34,15 @@ def from_iterable(
     `dataset.targets` of torchvision. A Hugging Face data set has its column read instead.
     The result has no digest. Raises BadImages, naming the item.
     """
-    kept = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else list(items)
+    indexed = hasattr(items, "__getitem__") and hasattr(items, "__len__")
+    kept: Any = items if indexed else list(items)
     if not (count := len(kept)):
         raise BadImages(f"{name} holds no items.")
     if labels is None and hasattr(kept, "column_names"):
         labels = kept[columns[1]]
     pairs = _Pairs(kept, columns, name)
-    y = torch.tensor([_label(v, i, name) for i, v in enumerate(labels or pairs.labels())])
+    given = pairs.labels() if labels is None else labels
+    y = torch.tensor([_label(v, i, name) for i, v in enumerate(given)], dtype=torch.int64)
     if len(y) != count:
         raise BadImages(f"{name}: {count} items, but {len(y)} labels.")
     first, again = pairs.image(0), pairs.image(0)

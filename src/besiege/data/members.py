@@ -86,7 +86,7 @@ def read_file(folder: Path, name: str) -> bytes:
 def check_safe(name: str, where: Path) -> str:
     """`name` itself, if it stays in its archive. Raises BadImages."""
     parts = re.split(r"[/\\]", name)
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
+    if name.startswith(("/", "\\")) or ".." in parts or name.count("\0") or ":" in parts[0]:
         raise BadImages(
             f'"{where}" holds the unsafe path "{name}", which leads out of the archive. Do not '
             "unpack it; get it anew from a source that you trust."
