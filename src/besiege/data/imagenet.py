@@ -34,9 +34,10 @@ def imagenet(
     the table in `path`; by default LOC_val_solution.csv, val.txt, labels.csv or
     ILSVRC2012_validation_ground_truth.txt. Its lines are a file and a label, which is 0 to 999 or
     a WordNet id (more files than are there may be named); or, as in the development kit, one number
-    of 1 to 1000 a line, which needs that kit's meta.mat too: those numbers are in another order. WordNet ids become labels
-    by their rank among the 1000, so either all 1000 class folders are there or a list of them
-    (synset_words.txt, LOC_synset_mapping.txt, imagenet_synsets.txt or synsets.txt).
+    of 1 to 1000 a line, which needs that kit's meta.mat too: those numbers are in another order.
+    WordNet ids become labels by their rank among the 1000, so either all 1000 class folders are
+    there or a list of them (synset_words.txt, LOC_synset_mapping.txt, imagenet_synsets.txt or
+    synsets.txt).
     shorter: 0 for size / 0.875, as 256 for 224. resample: "bilinear", "bicubic" or "lanczos" of
     Pillow, antialiased; longer side and offsets are rounded as torchvision does. EXIF orientation
     is not applied, as in published accuracies; grey and CMYK files become RGB.

@@ -171,7 +171,7 @@ def fingerprint(*parts: str | Tensor) -> str:
         if isinstance(part, Tensor):
             state.update(f"{part.dtype} {tuple(part.shape)}\0".encode())
             flat = part.detach().cpu().contiguous().numpy().reshape(-1)
-            state.update(memoryview(flat.view(np.uint8)))
+            state.update(flat.view(np.uint8).data)
         else:
             data = part.encode("utf-8", "surrogateescape")
             state.update(f"text {len(data)}\0".encode() + data)

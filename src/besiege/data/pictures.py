@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from besiege.core.errors import BadImages, BadSetting
@@ -158,6 +158,10 @@ def decode(data: bytes, style: Style, where: str) -> np.ndarray:
             return pixels(fitted(converted(turned, style.channels, where), style, where))
     except BadImages:
         raise
+    except UnidentifiedImageError:
+        raise BadImages(
+            f'"{where}" is not a readable image: its content is of no format that is read. {HELP}'
+        ) from None
     except Exception as error:  # damaged files make Pillow's readers raise whatever they meet
         raise BadImages(f'"{where}" is not a readable image ({error}). {HELP}') from error
 
