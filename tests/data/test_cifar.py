@@ -130,7 +130,7 @@ def test_a_pickle_runs_nothing(tmp_path, evil, protocol, write):
     mark = tmp_path / "ran"
     data = pickle.dumps(evil(mark), protocol)
     path = write(tmp_path / "set", {**python10(), "cifar-10-batches-py/test_batch": data})
-    with pytest.raises(BadImages, match="test_batch is (refused: it asks to run|not a readable)"):
+    with pytest.raises(BadImages, match=r"test_batch is (refused: it asks to run|not a readable)"):
         load_images(f"cifar10:path={path}")
     assert not mark.exists()
     if protocol == 2:
@@ -174,7 +174,8 @@ def test_damaged_binaries_and_archives(tmp_path):
     with pytest.raises(BadImages, match="6145 bytes, no multiple of 3073"):
         load_images(f"cifar10:path={path}")
     archive = archived(tmp_path, files)
-    archive.write_bytes(archive.read_bytes()[:2000])
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadImages, match=r"not a readable \.tar\.gz"):
         load_images(f"cifar10:path={archive}")
     with pytest.raises(BadImages, match="unsafe path"):
@@ -200,6 +201,6 @@ def test_downloads_only_on_demand_and_refuses_another_hash(tmp_path, monkeypatch
         patch.setattr(download, "urlopen", None)
         with pytest.raises(BadImages, match="download=true"):
             load_images(f"cifar10:path={home}")
-    with pytest.raises(BadImages, match="has the SHA-256 .* but c4a38c50"):
+    with pytest.raises(BadImages, match=r"has the SHA-256 .* but c4a38c50"):
         load_images(f"cifar10:path={home},download=true")
     assert list(home.iterdir()) == []
