@@ -23,7 +23,7 @@ def jpeg(array=PHOTO, **more):
 
 
 def meta(order):
-    """The development kit's meta.mat: ILSVRC2012_ID i + 1 is WNIDS[order[i]]; then other synsets."""
+    """The development kit's meta.mat: ID i + 1 is WNIDS[order[i]]; then one more synset."""
     out = io.BytesIO()
     rows = [(i + 1, WNIDS[w]) for i, w in enumerate(order)] + [(1001, "n00000001")]
     synsets = np.array(
@@ -70,7 +70,7 @@ def test_labels(load, files):
 
 def test_class_folders(load):
     files = {f"{WNIDS[y]}/{n}": jpeg() for n, y in PAIRS}
-    with pytest.raises(BadImages, match="names 3 WordNet ids. All 1000 are needed"):
+    with pytest.raises(BadImages, match=r"names 3 WordNet ids\. All 1000 are needed"):
         load(files, images=False)
     assert load({**SYNSETS, **files}, images=False).labels.tolist() == [0, 65, 970]
     every = {f"all/{w}/{i}.JPEG": b"" for i, w in enumerate(WNIDS)}
@@ -129,9 +129,9 @@ def test_labels_that_are_refused(load, files, message):
 
 
 def test_settings_that_are_refused(load):
-    with pytest.raises(BadSetting, match="square of 224 cannot be cut from .* 200"):
+    with pytest.raises(BadSetting, match=r"square of 224 cannot be cut from .* 200"):
         load(TABLES["caffe"], ",shorter=200")
     with pytest.raises(BadSetting, match="bilinear, bicubic, lanczos"):
         load(TABLES["caffe"], ",resample=nearest")
-    with pytest.raises(BadImages, match='no file "gt.txt"'):
+    with pytest.raises(BadImages, match=r'no file "gt\.txt"'):
         load(TABLES["caffe"], ",labels=gt.txt")

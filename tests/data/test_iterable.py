@@ -130,9 +130,9 @@ def test_a_bad_item_is_named_when_taken(bad, message):
 
 
 def test_a_truncated_file_in_a_pil_image(tmp_path):
-    Image.fromarray(ARRAYS[1]).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:80])
-    with Image.open(tmp_path / "a.png") as image:
+    Image.fromarray(ARRAYS[1]).save(tmp_path / "a.bmp")
+    (tmp_path / "a.bmp").write_bytes((tmp_path / "a.bmp").read_bytes()[:120])
+    with Image.open(tmp_path / "a.bmp") as image:
         images = from_iterable([(ARRAYS[0], 0), (image, 0)])
         with pytest.raises(BadImages, match="item 1 of items is not a readable image"):
             images.take([1])
