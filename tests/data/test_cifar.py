@@ -138,6 +138,29 @@ def test_a_pickle_runs_nothing(tmp_path, evil, protocol, write):
         assert mark.exists() == (evil is EVIL["os.system"])  # the same bytes do run elsewhere
 
 
+def test_as_python_2_wrote_it():
+    raw = PIXELS[:2].tobytes()
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR"
+    dtype = b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffK\xffK\0tb"
+    text = b"T" + len(raw).to_bytes(4, "little") + raw
+    state = b"(K\x01K\x02M\x00\x0c\x86" + dtype + b"\x89" + text + b"tb"
+    found = cifar.unpickled(b"\x80\x02}U\x04data" + array + state + b"s.", "x")
+    assert np.array_equal(found["data"].array, PIXELS[:2])
+
+
+def test_column_order_and_byte_order():
+    for array in (np.asfortranarray(PIXELS[:2]), PIXELS[:2].astype(">i4")):
+        for protocol in (2, 5):
+            found = cifar.unpickled(pickle.dumps(array, protocol), "x").array
+            assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("array", [np.array([[1], {}], object), np.zeros(2), np.array(["a"])])
+def test_arrays_of_anything_else(array):
+    with pytest.raises(BadImages, match="x is not a readable pickle"):
+        cifar.unpickled(pickle.dumps(array), "x")
+
+
 def test_only_what_is_listed_is_looked_up():
     for module, name in cifar.ALLOWED:
         assert module.split(".")[0] in ("numpy", "_codecs")
@@ -157,7 +180,8 @@ def test_only_what_is_listed_is_looked_up():
         (pickle.dumps({"data": PIXELS[:2], "labels": [1]}), "2 images, but 1 labels"),
         (pickle.dumps({"data": PIXELS[:2], "labels": ["a", "b"]}), "must be .* integers"),
         (pickle.dumps({"data": PIXELS[:2, :9], "labels": [1, 2]}), r"\(2, 9\)"),
-        (pickle.dumps({"data": PIXELS[:2] / 255, "labels": [1, 2]}), "must be a uint8 array"),
+        (pickle.dumps({"data": PIXELS[:2] / 255, "labels": [1, 2]}), "an array of f8"),
+        (pickle.dumps({"data": PIXELS[:2].astype(int), "labels": [1, 2]}), "be a uint8 array"),
         (pickle.dumps({"data": PIXELS[:2], "labels": [1, 10]}), "label 10 of image 1"),
     ],
 )

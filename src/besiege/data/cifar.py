@@ -192,16 +192,44 @@ def _entry(table: Any, key: str, where: str) -> Any:
     found = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in table.items()}
     if key not in found:
         raise BadImages(f'{where} lacks "{key}"; it has {", ".join(map(str, found))}.')
-    return found[key]
+    value = found[key]
+    return value.array if isinstance(value, _Array) else value
 
 
-def _array(*_: Any) -> np.ndarray:
-    """An empty array, which the pickle then gives its shape, dtype and bytes."""
-    return np.empty(0, np.uint8)
+class _Dtype:
+    """Stands for numpy.dtype: an untrusted state never reaches NumPy's own."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code: Any = code
+        self.order: Any = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def read(self, data: bytes | str, shape: tuple[int, ...], order: str) -> np.ndarray:
+        """The array in `data` (Python 2 has its bytes as text), integers alone."""
+        dtype = np.dtype(str(self.code)).newbyteorder(self.order)
+        if dtype.kind not in "iu":
+            raise ValueError(f"an array of {self.code}")
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        return np.frombuffer(raw, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _frombuffer(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
+class _Array:
+    """Stands for an array that is made empty and then given its state."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self.array = dtype.read(data, shape, "F" if fortran else "C")
+
+
+def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+    made = _Array()
+    made.array = dtype.read(data, shape, order)
+    return made
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -211,12 +239,12 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# All that a pickle may call, by the names that Python 2 and 3 and NumPy 1 and 2 gave it.
+# All that a pickle may name, as Python 2 and 3 and NumPy 1 and 2 do, and what stands for it here.
 ALLOWED = {
-    **{(f"numpy.{c}.multiarray", "_reconstruct"): _array for c in ("core", "_core")},
-    **{(f"numpy.{c}.numeric", "_frombuffer"): _frombuffer for c in ("core", "_core")},
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    **{(f"numpy.{c}.multiarray", "_reconstruct"): _Array for c in ("core", "_core")},
+    **{(f"numpy.{c}.numeric", "_frombuffer"): _from_buffer for c in ("core", "_core")},
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _latin1,
 }
 
@@ -234,7 +262,7 @@ class _Arrays(pickle.Unpickler):
 
 
 def unpickled(data: bytes, where: str) -> Any:
-    """What a pickle of arrays and builtin values holds; no name outside ALLOWED is looked up.
+    """What a pickle holds: builtin values, and `_Array` for arrays; it can run nothing else.
 
     Raises BadImages, naming the file `where`.
     """

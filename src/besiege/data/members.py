@@ -83,15 +83,15 @@ def read_file(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def check_safe(name: str, where: Path) -> str:
-    """`name` itself, if it stays in its archive. Raises BadImages."""
-    parts = re.split(r"[/\\]", name)
-    if name.startswith(("/", "\\")) or ".." in parts or name.count("\0") or ":" in parts[0]:
+def check_safe(path: str, where: Path) -> str:
+    """`path` itself, if it stays in the archive `where`. Raises BadImages."""
+    parts = re.split(r"[/\\]", path)
+    if path.startswith(("/", "\\")) or ".." in parts or "\0" in path or ":" in parts[0]:
         raise BadImages(
-            f'"{where}" holds the unsafe path "{name}", which leads out of the archive. Do not '
+            f'"{where}" holds the unsafe path "{path}", which leads out of the archive. Do not '
             "unpack it; get it anew from a source that you trust."
         )
-    return name
+    return path
 
 
 def _sorted(where: Path, files: Iterable[tuple[str, int]]) -> dict[str, int]:
