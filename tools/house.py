@@ -43,7 +43,7 @@ REPORT_MAY = ("core.store", "core.stats", "core.errors")
 PROTOCOLS = {
     "defenses": {"transform", "defense"},
     "models": {"classifier", "sources"},
-    "data": {"images"},
+    "data": {"images", "members", "pictures", "download"},
     "attacks": {"attack", "threat", "loss", "oracle", "search"},
     "study.engines": {"engine"},
 }

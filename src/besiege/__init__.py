@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from besiege.core.errors import BesiegeError as BesiegeError
     from besiege.core.key import Key as Key
     from besiege.data.catalog import load_images as load_images
+    from besiege.data.images import ImageSet as ImageSet
+    from besiege.data.images import audit as audit
+    from besiege.data.iterable import from_iterable as from_iterable
     from besiege.defenses.catalog import TRANSFORMS as TRANSFORMS
     from besiege.defenses.catalog import parse_chain as parse_chain
     from besiege.defenses.defense import Defense as Defense
@@ -49,6 +52,7 @@ _HOMES = {
     "Defense": "defenses.defense",
     "Entry": "core.entry",
     "Graft": "defenses.transform",
+    "ImageSet": "data.images",
     "Key": "core.key",
     "Linf": "attacks.threat",
     "Majority": "defenses.defense",
@@ -62,6 +66,8 @@ _HOMES = {
     "Transform": "defenses.transform",
     "evaluate": "evaluation",
     "from_callable": "models.callable",
+    "audit": "data.images",
+    "from_iterable": "data.iterable",
     "judge": "study.judge",
     "load_images": "data.catalog",
     "load_model": "models.catalog",

@@ -4,6 +4,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from besiege.core.errors import BadImages, BadSetting, UnknownName
 from besiege.core.key import Key
@@ -92,3 +94,71 @@ def test_unknown_names():
         load_images("digit")
     with pytest.raises(UnknownName, match='Did you mean "part"'):
         load_images("digits:parts=test")
+
+
+SIZED = some(30, targets=(torch.arange(30) + 1) % 3)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(-(2**63), 2**63 - 1))
+def test_a_small_subset_begins_a_large_one(one, other, seed):
+    few, many = (SIZED.subset(n, seed) for n in sorted((one, other)))
+    x, y, targets = many.take(range(len(few)))
+    assert torch.equal(few.take(range(len(few))).x, x)
+    assert torch.equal(few.labels, y)
+    assert torch.equal(few.targets, targets)
+    assert torch.equal(few.take([len(few) - 1]).x, x[-1:])
+    distinct = many.take(range(len(many))).x.flatten(1).unique(dim=0)
+    assert len(distinct) == len(many)
+
+
+@given(st.integers(1, 30))
+def test_a_subset_ranks_by_id_alone(n):
+    """Dropping the last images of a set keeps the order of the others."""
+    part = ImageSet.of(SIZED.take(range(n)).x, SIZED.labels[:n], classes=3)
+    every, some_of = SIZED.subset(30, 5).take(range(30)).x, part.subset(n, 5).take(range(n)).x
+    same = (every[None] == some_of[:, None]).flatten(2).all(2)
+    assert torch.equal(same.sum(1), torch.ones(n, dtype=torch.int64))
+    assert torch.all(same.int().argmax(1).diff() > 0)
+
+
+def test_subsets_by_seed():
+    first = SIZED.subset(10, 0)
+    assert not torch.equal(first.take(range(10)).x, SIZED.subset(10, 1).take(range(10)).x)
+    assert not torch.equal(first.take(range(10)).x, SIZED.take(range(10)).x)
+    assert first.name == "images (10 of 30, seed 0)"
+    assert len({SIZED.digest, first.digest, SIZED.subset(10, 1).digest}) == 3
+    assert first.digest == SIZED.subset(10).digest
+    unnamed = ImageSet("a", ("0",), (3, 4, 4), SIZED.labels * 0, SIZED.pixels)
+    assert unnamed.subset(3).digest == ""
+    with pytest.raises(BadImages, match=r"images \(10 of 30, seed 0\) has no image 10"):
+        first.take([10])
+    for wrong in (0, 31):
+        with pytest.raises(BadSetting, match=rf"holds 1 to 30 images .* not {wrong}"):
+            SIZED.subset(wrong)
+    chosen = SIZED.subset(20).subset(20, 3)
+    assert torch.equal(pickle.loads(pickle.dumps(chosen)).take([4]).x, chosen.take([4]).x)
+
+
+def test_digest_is_over_content():
+    x, y = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
+    other = x.clone()
+    other[1, 0, 1, 1] = 0.5
+    sets = [
+        ImageSet.of(x, y),
+        ImageSet.of(other, y),
+        ImageSet.of(x, y.flip(0)),
+        ImageSet.of(x, y, targets=y),
+        ImageSet.of(x.reshape(2, 1, 1, 4), y),
+        ImageSet.of_bytes(x.byte().permute(0, 2, 3, 1), y, ["a", "b"]),
+    ]
+    assert len({s.digest for s in sets}) == len(sets)
+    assert (
+        ImageSet.of(x.clone(), y.clone(), name="b").digest == sets[0].digest == "eccf1899681e137c"
+    )
+
+
+def test_digests_of_the_catalog():
+    digests = [DATASETS[name].factory(**case).digest for name, case in CASES]
+    assert all(len(d) == 16 and set(d) <= set("0123456789abcdef") for d in digests)
+    assert len(set(digests)) == len(CASES)
+    assert digests == [DATASETS[name].factory(**case).digest for name, case in CASES]

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from besiege.core.errors import BadImages
 from besiege.core.files import existing
 from besiege.data.assets import IMAGENET
-from besiege.data.images import ImageSet, from_bytes
+from besiege.data.images import ImageSet
+from besiege.data.members import Members, read_file
+from besiege.data.pictures import Style, picture_set
 
 
 def nips2017(path: str) -> ImageSet:
@@ -33,18 +27,18 @@ def nips2017(path: str) -> ImageSet:
     rows, table = _table(folder)
     if not rows:
         raise BadImages(f'"{table}" lists no images.')
-    for row in rows:
-        existing(folder / row["file"], f'image (line "{row["file"]}" of {table})', BadImages)
-    paths = [folder / row["file"] for row in rows]
-    with _opened(paths[0]) as first:
-        width, height = first.size
-    return ImageSet(
+    names = [row["file"] for row in rows]
+    for name in names:
+        existing(folder / name, f'image (line "{name}" of {table})', BadImages)
+    targets = _column(rows, "target", table) if "target" in rows[0] else None
+    return picture_set(
+        Members(folder, {n: (folder / n).stat().st_size for n in names}, read_file),
+        names,
+        _column(rows, "label", table),
+        _classes(table.parent),
+        Style(),
+        targets,
         name=folder.name,
-        classes=_classes(table.parent),
-        shape=(3, height, width),
-        labels=_column(rows, "label", table),
-        pixels=partial(_decode, paths, (width, height)),
-        targets=_column(rows, "target", table) if "target" in rows[0] else None,
     )
 
 
@@ -70,36 +64,13 @@ def _table(folder: Path) -> tuple[list[dict[str, str]], Path]:
         return list(reader), table
 
 
-def _column(rows: list[dict[str, str]], name: str, table: Path) -> Tensor:
+def _column(rows: list[dict[str, str]], name: str, table: Path) -> list[int]:
     for number, row in enumerate(rows, start=2):
         if not (row[name] or "").strip().isdigit():
             raise BadImages(f'"{row[name]}" in line {number} of "{table}" is no {name}.')
-    return torch.tensor([int(row[name]) for row in rows])
+    return [int(row[name]) for row in rows]
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
     names = folder / "imagenet_classes.json"
     return tuple(json.loads(names.read_text("utf-8"))) if names.is_file() else IMAGENET
-
-
-def _decode(paths: list[Path], size: tuple[int, int], ids: Tensor) -> Tensor:
-    """float32 (B, 3, H, W) in [0, 1] of the files number `ids`, all of `size` (W, H)."""
-    images = []
-    for path in (paths[i] for i in ids.tolist()):
-        with _opened(path) as image:
-            if image.size != size:
-                raise BadImages(
-                    f'"{path}" is {image.size} (W, H), but the first image of its folder is '
-                    f"{size}: all must have one size."
-                )
-            images.append(torch.from_numpy(np.array(image.convert("RGB"))))
-    return from_bytes(torch.stack(images))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError) as error:  # SyntaxError: what Pillow raises for a broken PNG
-        raise BadImages(f'"{path}" is not a readable image ({error}).') from error

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from besiege.core.errors import BadImages
 from besiege.core.files import existing
-from besiege.data.images import ImageSet, from_bytes
+from besiege.data.images import ImageSet
 
 
 def packed(path: str) -> ImageSet:
@@ -38,22 +36,14 @@ def packed(path: str) -> ImageSet:
             f'"images" in "{found}" must be uint8 (N, H, W, C), not {images.dtype} {images.shape}.'
         )
     labels = _integers(arrays["labels"])
-    if len(labels) != len(images):
-        raise BadImages(f'"{found}" holds {len(images)} images, but {len(labels)} labels.')
     names = arrays.get("classes", np.arange(int(labels.max(initial=-1)) + 1))
-    height, width, channels = images.shape[1:]
-    return ImageSet(
+    return ImageSet.of_bytes(
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        [n.decode() if isinstance(n, bytes) else str(n) for n in names],
+        torch.from_numpy(_integers(arrays["targets"])) if "targets" in arrays else None,
         name=found.stem,
-        classes=tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names),
-        shape=(channels, height, width),
-        labels=torch.from_numpy(labels),
-        pixels=partial(_pixels, torch.from_numpy(images)),
-        targets=torch.from_numpy(_integers(arrays["targets"])) if "targets" in arrays else None,
     )
-
-
-def _pixels(images: Tensor, ids: Tensor) -> Tensor:
-    return from_bytes(images[ids])
 
 
 def _integers(values: np.ndarray) -> np.ndarray:
