@@ -133,8 +133,8 @@ def test_the_edge_of_a_ball_is_admitted_and_what_is_beyond_is_not():
 
 def test_eight_bit_points_are_rounded_before_they_are_judged():
     x = torch.tensor([[[[0.5]]]])
-    assert Threat(Linf(1.0), eight_bit=True).submitted(x).item() == pytest.approx(128 / 255)
-    assert Threat(Linf(1.0)).submitted(x) is x
+    assert Threat(Linf(1.0), eight_bit=True).submitted(x, x).item() == pytest.approx(128 / 255)
+    assert Threat(Linf(1.0)).submitted(x, x) is x
 
 
 def test_an_attack_that_gives_up_stays_at_its_last_admitted_point():
