@@ -14,7 +14,7 @@ from besiege.attacks.loss import cross_entropy, margin
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.pgd import pgd
-from besiege.attacks.threat import Linf, RmsL2, Threat
+from besiege.attacks.threat import L1, L2, Linf, RmsL2, Threat
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -27,7 +27,7 @@ MODEL = linear_classifier(2, SHAPE, dtype=torch.float64)
 DEFENSE = Defense(Chain(), MODEL)
 KEY = Key.root(7, range(5))
 X = 0.4 + 0.2 * KEY.uniform(*SHAPE, dtype=torch.float64)  # [0, 1] never binds at these radii
-BALLS = [Linf(0.05), RmsL2(0.05)]
+BALLS = [Linf(0.05), RmsL2(0.05), L2(0.2), L1(0.3)]
 
 
 def gain(spec, ball, targeted, steps):

@@ -72,6 +72,8 @@ def onto_l1(x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
         t = torch.where(done, t, torch.where(useful, sharp, (low + high) / 2))
     t = torch.where(done, t, high)
     moved = (length - rows(t, x)).clamp_min(0).minimum(room)
+    # Of entries many radii away, length - t is rounded: what is left over is scaled away.
+    moved = moved * rows((bound / row_sum(moved).clamp_min(1e-300)).clamp_max(1), x)
     return _result((clean + shift.sign() * moved).clamp(0, 1), x, x0, inside)
 
 
