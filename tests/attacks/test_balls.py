@@ -106,9 +106,11 @@ def test_projections_are_admitted_idempotent_and_nearest(seed, kind, eps, far, d
 def test_scales_that_are_far_apart_are_projected_to_float64_precision(kind):
     key = Key.root(3, range(8))
     x0 = key.fold("x0").uniform(1, 16, 16, dtype=torch.float64)
-    x = x0 + 10 ** (key.fold("power").uniform(1, 16, 16).double() * 19 - 16) * key.fold(
-        "sign"
-    ).normal(1, 16, 16).double()
+    x = (
+        x0
+        + 10 ** (key.fold("power").uniform(1, 16, 16).double() * 19 - 16)
+        * key.fold("sign").normal(1, 16, 16).double()
+    )
     for eps in (1e-6, 1e-3, 0.5, 5.0):
         size = kind(eps).size(kind(eps).project(x, x0), x0)
         most = kind(eps).size(x.clamp(0, 1), x0).clamp_max(eps)
