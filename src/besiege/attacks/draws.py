@@ -27,7 +27,7 @@ def draws_for(
     A mean of n draws is m + e with E|e|^2 = S / n, where m is the true mean gradient and S the
     trace of the draws' covariance. Noise in many dimensions is all but orthogonal to m, so the
     cosine is |m| / sqrt(|m|^2 + S / n), and n = S / |m|^2 * c^2 / (1 - c^2). The ratio S / |m|^2 is
-    the simple noise scale of McCandlish et al. 2018 (arXiv:1812.06162, section 2.2). From N
+    the simple noise scale of McCandlish et al. 2018 (arXiv:1812.06162). From N
     pilots g: S = sum |g - mean|^2 / (N - 1) and |m|^2 = |mean|^2 - S / N, both without bias.
     Cost: `pilots` forward and backward passes. Raises BudgetSpent, and BadSetting where the threat
     grants no gradients.

@@ -24,9 +24,9 @@ class FiniteDifferences:
     Stands wherever an oracle does, so that every gradient attack runs under access "scores".
     directions: n, each asked on both sides of x.
     basis: "gaussian": sum (L(x + h u) - L(x - h u)) u / (2 h n) with normal u, the gradient of the
-        smoothed loss (Ilyas et al. 2018, arXiv:1804.08598, section 2.1); "coordinates": central
+        smoothed loss (Ilyas et al. 2018, arXiv:1804.08598); "coordinates": central
         differences along n of the D entries, picked at random, times D / n: its mean is the
-        gradient (Chen et al. 2017, arXiv:1708.03999, equation 6).
+        gradient (Chen et al. 2017, arXiv:1708.03999).
     width: h, on the [0, 1] pixel scale. What is asked is clipped to [0, 1]; each entry is weighted
         by u^2 over what is left of u, so that clipping makes no bias to first order.
     shared: both sides of a direction meet the same draws of the defense. Less noise, but only who

@@ -16,7 +16,7 @@ BALLS: Catalog[Ball] = Catalog(
         Entry(
             "l2",
             L2,
-            "Szegedy et al. 2014 (arXiv:1312.6199), section 4.1",
+            "Szegedy et al. 2014 (arXiv:1312.6199)",
             cases=({"eps": 0.2}, {"eps": 2.0}),
         ),
         Entry(
@@ -34,7 +34,7 @@ BALLS: Catalog[Ball] = Catalog(
         Entry(
             "dissimilarity",
             Dissimilarity,
-            "Guo et al. 2018 (arXiv:1711.00117), section 3",
+            "Guo et al. 2018 (arXiv:1711.00117)",
             cases=({"eps": 0.06}, {"eps": 0.5}),
         ),
     ],

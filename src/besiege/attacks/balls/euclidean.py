@@ -87,12 +87,12 @@ class RmsL2(_Euclidean):
 
 @dataclass(frozen=True)
 class Dissimilarity(_Euclidean):
-    """||x - x0||_2 / ||x0||_2 at most eps, pixels in [0, 1]: Guo et al. 2018, section 3.
+    """||x - x0||_2 / ||x0||_2 at most eps, pixels in [0, 1]: Guo et al. 2018 (arXiv:1711.00117).
 
     There it is a mean over images. Here it binds each image, which bounds the mean as well.
     The released code measures it on images normalised by ImageNet's mean and deviation, where the
-    same change counts about a third as much: their 0.06 is not this 0.06. A black image admits
-    nothing but itself.
+    same change counts about two to three times as much: their 0.06 is not this 0.06. A black image
+    admits nothing but itself.
     """
 
     eps: float

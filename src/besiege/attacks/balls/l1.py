@@ -51,7 +51,7 @@ class L1(Ball):
         """Equal steps on the 1 % of the entries with the largest slope, at least on one.
 
         The steepest step moves a single entry and needs as many steps as entries; this is SLIDE's
-        (Tramèr & Boneh 2019, arXiv:1904.13000, section 2.2). Equal slopes move together.
+        (Tramèr & Boneh 2019, arXiv:1904.13000). Equal slopes move together.
         """
         size = gradient.abs().flatten(1)
         number = max(1, math.floor(MOVED * size.shape[1]))
