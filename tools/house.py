@@ -45,6 +45,7 @@ PROTOCOLS = {
     "models": {"classifier", "sources"},
     "data": {"images", "members", "pictures", "download"},
     "attacks": {"attack", "threat", "loss", "oracle", "search"},
+    "attacks.balls": {"ball"},
     "study.engines": {"engine"},
 }
 GLOBAL_RANDOM = re.compile(

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from besiege.attacks.attack import Attack as Attack
     from besiege.attacks.catalog import ATTACKS as ATTACKS
+    from besiege.attacks.threat import L1 as L1
+    from besiege.attacks.threat import L2 as L2
+    from besiege.attacks.threat import Box as Box
+    from besiege.attacks.threat import Dissimilarity as Dissimilarity
     from besiege.attacks.threat import Linf as Linf
     from besiege.attacks.threat import RmsL2 as RmsL2
     from besiege.attacks.threat import Threat as Threat
@@ -47,13 +51,17 @@ _HOMES = {
     "ATTACKS": "attacks.catalog",
     "Attack": "attacks.attack",
     "BesiegeError": "core.errors",
+    "Box": "attacks.threat",
     "Chain": "defenses.transform",
     "Classifier": "models.classifier",
     "Defense": "defenses.defense",
+    "Dissimilarity": "attacks.threat",
     "Entry": "core.entry",
     "Graft": "defenses.transform",
     "ImageSet": "data.images",
     "Key": "core.key",
+    "L1": "attacks.threat",
+    "L2": "attacks.threat",
     "Linf": "attacks.threat",
     "Majority": "defenses.defense",
     "Mean": "defenses.defense",

@@ -9,10 +9,11 @@ import torch
 
 from besiege.attacks.attack import Attack, Point
 from besiege.attacks.catalog import ATTACKS
+from besiege.attacks.threat import BALLS, L1, L2, Linf
 from besiege.core.entry import Entry
 from besiege.defenses.catalog import TRANSFORMS, parse_chain
 from besiege.defenses.transform import Transform
-from besiege.laws import attacks, transforms
+from besiege.laws import attacks, balls, transforms
 
 
 @pytest.mark.parametrize("law", transforms.LAWS)
@@ -31,6 +32,12 @@ def test_chains_obey(chain, law):
 @pytest.mark.parametrize("entry", ATTACKS.values(), ids=list(ATTACKS))
 def test_attacks_obey(entry, law):
     attacks.check(entry, law)
+
+
+@pytest.mark.parametrize("law", balls.LAWS)
+@pytest.mark.parametrize("entry", BALLS.values(), ids=list(BALLS))
+def test_balls_obey(entry, law):
+    balls.check(entry, law)
 
 
 @dataclass(frozen=True)
@@ -170,3 +177,58 @@ BAD_ATTACKS = [
 def test_each_law_of_attacks_finds_what_breaks_it(law, attack):
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         attacks.LAWS[law](attack)
+
+
+class ScaledThenClipped(L2):
+    """Admitted, but not the nearest."""
+
+    def project(self, x, x0):
+        size = self.size(x, x0).clamp_min(self.eps)[:, None, None, None]
+        return (x0 + self.eps * (x - x0) / size).clamp(0, 1)
+
+
+class Generous(L1):
+    def project(self, x, x0):
+        return L1(1.1 * self.eps).project(x, x0)
+
+
+class Pulled(Linf):
+    def project(self, x, x0):
+        return x0 + 0.9 * (super().project(x, x0) - x0)
+
+
+class Still(Linf):
+    def start(self, x0, key):
+        return x0
+
+
+class Steep(L2):
+    def ascent(self, gradient):
+        return gradient
+
+
+class PlainlyRounded(L2):
+    def rounded(self, x, x0):
+        return (x * 255).round() / 255
+
+
+class Crowded(Linf):
+    def project(self, x, x0):
+        return super().project(x.mean(0, keepdim=True) + 0 * x, x0)
+
+
+BAD_BALLS = [
+    ("a_projection_is_admitted", Generous(0.5)),
+    ("what_is_admitted_stays", Pulled(0.1)),
+    ("no_admitted_image_is_nearer", ScaledThenClipped(2.0)),
+    ("a_start_is_admitted_and_moves", Still(0.1)),
+    ("an_ascent_climbs", Steep(0.5)),
+    ("a_rounded_image_has_8_bits_and_is_admitted", PlainlyRounded(0.04)),
+    ("an_example_never_sees_its_batch", Crowded(0.1)),
+]
+
+
+@pytest.mark.parametrize(("law", "ball"), BAD_BALLS, ids=[law for law, _ in BAD_BALLS])
+def test_each_law_of_balls_finds_what_breaks_it(law, ball):
+    with pytest.raises(AssertionError):
+        balls.LAWS[law](ball)

@@ -90,7 +90,7 @@ BAD_CHANGES = [
     ("data.select=right", "data.select: expected 'all' or 'correct'"),
     ("threat[0].eps=9", "eps=9 is larger than the whole pixel range"),
     ("threat[0].eps=8/0", "threat[0].eps: expected"),
-    ("threat[0].ball=l2", 'Unknown ball: "l2".'),
+    ("threat[0].ball=l3", 'Unknown ball: "l3". Did you mean "l'),
     ("threat[0].access=none", "threat[0].access: expected"),
     ("threat[1].defenses=['garded']", 'Unknown defense: "garded". Did you mean "guarded"?'),
     (

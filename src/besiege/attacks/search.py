@@ -164,14 +164,15 @@ class _Hunt:
     def settle(self) -> Tensor:
         """Choose between last and best read point; returns the claims, (B,).
 
-        When not certain both meet the same fresh draws, by which neither was chosen. The limit of
+        Points are compared as the judge will get them, rounded if the threat says so. When not
+        certain both meet the same fresh draws, by which neither was chosen. The limit of
         passes does not bind here: an answer that was never tested would not be one.
         """
         index, plan = self.alive, self.plan
         p = self.problem.take(index)
         ask = plan.check or self.problem.oracle
         key = p.key.fold("settle")
-        last = self.last[index]
+        last = p.threat.submitted(self.last[index], p.x0)
         limit, self.meter.limit = self.meter.limit, None
         with self.metered():
             if plan.certain:
@@ -180,7 +181,7 @@ class _Hunt:
             else:
                 claim = self.best_won.clone()
                 ends = _figures(ask(last, p.goal, key, gradient=False, draws=plan.confirm))
-                best = self.best[index]
+                best = p.threat.submitted(self.best[index], p.x0)
                 bests = _figures(ask(best, p.goal, key, gradient=False, draws=plan.confirm))
                 keep_best = _better(*bests, *ends)
                 self.best[index] = torch.where(rows(keep_best, best), best, last)

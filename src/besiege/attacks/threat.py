@@ -1,142 +1,28 @@
-"""What the attacker may do: a ball around the clean image, a goal, and what it may ask."""
+"""What the attacker may do: a ball around the clean image, a goal, and what it may ask.
+
+The balls have a folder of their own and are imported here too, where attacks look for them.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from besiege.core.batch import l2, linf, rows
-from besiege.core.entry import Catalog, Entry
+from besiege.attacks.balls.ball import Ball as Ball
+from besiege.attacks.balls.ball import edge
+from besiege.attacks.balls.catalog import BALLS as BALLS
+from besiege.attacks.balls.euclidean import L2 as L2
+from besiege.attacks.balls.euclidean import Dissimilarity as Dissimilarity
+from besiege.attacks.balls.euclidean import RmsL2 as RmsL2
+from besiege.attacks.balls.l1 import L1 as L1
+from besiege.attacks.balls.linf import Box as Box
+from besiege.attacks.balls.linf import Linf as Linf
+from besiege.core.batch import rows
 from besiege.core.errors import BadSetting, unknown
-from besiege.core.key import Key
 
 ACCESS = ("gradients", "scores", "labels")
-
-
-class Ball(Protocol):
-    """All images at most `eps` away from the clean one, inside [0, 1]."""
-
-    eps: float  # radius, in the units of the pixels
-
-    @property
-    def name(self) -> str:
-        """Name of the norm."""
-        ...
-
-    def size(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Distance of each row of x from x0, (B, ...) -> (B,)."""
-        ...
-
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """The nearest image to x that is in the ball and in [0, 1]."""
-        ...
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The step of size 1 in this norm that ascends steepest; zero where the gradient is."""
-        ...
-
-    def start(self, x0: Tensor, key: Key) -> Tensor:
-        """A random admitted image."""
-        ...
-
-
-def _radius(eps: float, name: str) -> None:
-    if not (math.isfinite(eps) and eps >= 0):
-        raise BadSetting(f"ball {name}: eps is a radius >= 0 on the [0, 1] pixel scale, got {eps}.")
-    if eps > 1:
-        raise BadSetting(
-            f"ball {name}: eps={eps:g} is larger than the whole pixel range [0, 1]; "
-            f'for grey levels write "{eps:g}/255".'
-        )
-
-
-@dataclass(frozen=True)
-class Linf(Ball):
-    """Every entry may move by at most eps.
-
-    >>> Linf(0.25).project(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
-    tensor([[[[0.2500, 0.2500]]]])
-    """
-
-    eps: float
-
-    def __post_init__(self) -> None:
-        _radius(self.eps, self.name)
-
-    @property
-    def name(self) -> str:
-        """linf."""
-        return "linf"
-
-    def size(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Largest change of an entry."""
-        return linf(x - x0)
-
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Clamp to the box."""
-        return x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1)
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The sign; 0 where the gradient is 0."""
-        return gradient.sign()
-
-    def start(self, x0: Tensor, key: Key) -> Tensor:
-        """Uniform in the box, then clipped to [0, 1]."""
-        u = key.uniform(*x0.shape[1:], dtype=x0.dtype)
-        return self.project(x0 + self.eps * (2 * u - 1), x0)
-
-
-@dataclass(frozen=True)
-class RmsL2(Ball):
-    """Root mean square over all C*H*W entries at most eps: l2 as Qiu et al. 2020 measure it.
-
-    The plain l2 norm is sqrt(C*H*W) times as large: 0.05 at 299 x 299 x 3 is 25.9.
-    """
-
-    eps: float
-
-    def __post_init__(self) -> None:
-        _radius(self.eps, self.name)
-
-    @property
-    def name(self) -> str:
-        """rms."""
-        return "rms"
-
-    def size(self, x: Tensor, x0: Tensor) -> Tensor:
-        """l2 distance divided by sqrt(C*H*W)."""
-        return l2(x - x0) / math.sqrt(x0[0].numel())
-
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Scale the change back, then clip: clipping only moves x nearer to x0."""
-        shift = x - x0
-        size = l2(shift) / math.sqrt(x0[0].numel())
-        factor = (self.eps / size.clamp_min(1e-30)).clamp_max(1)
-        return (x0 + rows(factor, x0) * shift).clamp(0, 1)
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The gradient brought to root mean square 1."""
-        size = l2(gradient) / math.sqrt(gradient[0].numel())
-        return gradient / rows(torch.where(size > 0, size, 1), gradient)
-
-    def start(self, x0: Tensor, key: Key) -> Tensor:
-        """Uniform direction, uniform radius in [0, eps]."""
-        direction = self.ascent(key.fold("direction").normal(*x0.shape[1:]).to(x0.dtype))
-        radius = self.eps * key.fold("radius").uniform(dtype=x0.dtype)
-        return self.project(x0 + rows(radius, x0) * direction, x0)
-
-
-BALLS: Catalog[Ball] = Catalog(
-    "ball",
-    [
-        Entry("linf", Linf, "Goodfellow et al. 2015 (arXiv:1412.6572)", cases=({"eps": 0.03},)),
-        Entry("rms", RmsL2, "Qiu et al. 2020, equation 2", cases=({"eps": 0.05},)),
-    ],
-)
 
 
 @dataclass(frozen=True)
@@ -145,7 +31,7 @@ class Threat:
 
     targeted: the goal is a given label, not just any wrong one.
     access: "gradients" (all), "scores" (no gradients) or "labels".
-    eight_bit: images are rounded to 8 bit before they are judged.
+    eight_bit: images are brought to 8 bit, inside the ball, before they are judged.
     passes: forward and backward passes an example that a search may spend; None for no limit.
     """
 
@@ -163,33 +49,30 @@ class Threat:
 
     @property
     def name(self) -> str:
-        """Ball and radius, in 255ths where that is a round number.
+        """Ball and radius.
 
-        >>> Threat(Linf(8 / 255)).name, Threat(RmsL2(0.05)).name
-        ('linf 8/255', 'rms 0.05')
+        >>> [Threat(ball).name for ball in (Linf(8 / 255), RmsL2(0.05), L2(1), L1(12), Box())]
+        ['linf 8/255', 'rms 0.05', 'l2 1', 'l1 12', 'unrestricted']
         """
-        levels = self.ball.eps * 255
-        short = abs(levels - round(levels)) < 1e-6 and levels >= 0.5
-        return (
-            f"{self.ball.name} {round(levels)}/255"
-            if short
-            else f"{self.ball.name} {self.ball.eps:g}"
-        )
+        return self.ball.title
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest admitted image."""
         return self.ball.project(x, x0)
 
-    def submitted(self, x: Tensor) -> Tensor:
-        """The image as the judge gets it: rounded to 8 bit if the threat says so."""
-        return (x * 255).round() / 255 if self.eight_bit else x
+    def submitted(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The images as the judge gets them: of 8 bit if the threat says so.
+
+        A point in the ball goes to an 8-bit image in the ball, where plain rounding could leave it;
+        to the clean image as it is where the ball holds none. A point outside is rounded plainly.
+        """
+        if not self.eight_bit:
+            return x
+        plain = (x * 255).round() / 255
+        astray = self.admits(x, x0) & ~self.admits(plain, x0)
+        return torch.where(rows(astray, x), self.ball.rounded(x, x0), plain)
 
     def admits(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Which rows are in the ball and in [0, 1], (B,) bool.
-
-        The ball's edge is eps (1 + 1e-6) plus 6e-8, half a unit in the last place of a float32
-        pixel: x0 + eps itself rounds by that much.
-        """
+        """Which rows are in the ball (its edge included, see `edge`) and in [0, 1], (B,) bool."""
         inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        size = self.ball.size(x.double(), x0.double())
-        return inside & (size <= self.ball.eps * (1 + 1e-6) + 6e-8)
+        return inside & (self.ball.size(x.double(), x0.double()) <= edge(self.ball.eps))

@@ -12,7 +12,7 @@ from besiege.attacks.attack import Attack, Problem
 from besiege.attacks.loss import cross_entropy
 from besiege.attacks.oracle import Meter, Oracle, Reading
 from besiege.attacks.search import Found, Plan, search
-from besiege.attacks.threat import Ball, Linf, RmsL2, Threat
+from besiege.attacks.threat import L1, Ball, Linf, RmsL2, Threat
 from besiege.core.entry import Entry
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -34,10 +34,11 @@ class Run(NamedTuple):
 
 
 def threats(eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
-    """Both balls, both goals, one and three channels."""
+    """A ball of each shape (cube, sphere, octahedron), both goals, one and three channels."""
     balls: tuple[Ball, ...] = (
         Linf(0.05 if eps is None else eps),
         RmsL2(0.03 if eps is None else eps),
+        L1(0.6 if eps is None else eps),
     )
     for shape in SHAPES:
         for ball in balls:

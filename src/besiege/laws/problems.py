@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from besiege.attacks.threat import Ball, Linf, RmsL2
+from besiege.attacks.threat import L1, L2, Ball, Linf, RmsL2
 from besiege.core.batch import row_sum
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -46,15 +46,19 @@ def weights_of(classifier: Classifier) -> Tensor:
 def largest_gain(classifier: Classifier, ball: Ball, own: Tensor, other: Tensor) -> Tensor:
     """The most by which logit `other` can gain on logit `own` in a ball, (B,), [0, 1] not binding.
 
-    eps times the dual norm of w_other - w_own: l1 for linf; sqrt(D) l2 for the RMS ball.
+    eps times the dual norm of w_other - w_own: l1 for linf, linf for l1, l2 for l2, sqrt(D) times
+    that for the RMS ball.
     """
     w = weights_of(classifier)
     difference = w[other] - w[own]
     if isinstance(ball, Linf):
         dual = difference.abs().sum(1)
+    elif isinstance(ball, L1):
+        dual = difference.abs().amax(1)
     else:
-        assert isinstance(ball, RmsL2)
-        dual = math.sqrt(difference.shape[1]) * (difference**2).sum(1).sqrt()
+        assert isinstance(ball, L2 | RmsL2)
+        scale = math.sqrt(difference.shape[1]) if isinstance(ball, RmsL2) else 1.0
+        dual = scale * (difference**2).sum(1).sqrt()
     return ball.eps * dual
 
 

@@ -79,7 +79,7 @@ def judge(
     >>> judge(bare, Threat(Linf(0.1)), x0, x0, key, Judging(draws=5)).predicted.shape
     torch.Size([2, 1])
     """
-    x = threat.submitted(x)
+    x = threat.submitted(x, x0)
     if not bool(x.isfinite().all()):
         raise BadImages("a point to judge has pixels that are NaN or infinite; nothing was scored.")
     inside = threat.admits(x, x0)

@@ -141,10 +141,12 @@ class Siege:
         oracle = Oracle(view, loss, self.threat, meter, draws, recipe.average, micro)
         whole = Oracle(self.defense, loss, self.threat, meter, micro_batch=micro)
         faithful = not any(h == "skip" for h in how.values())
+        # Rounding may undo a success, so that it is no fact before the point is handed over.
+        exact = faithful and not self.threat.eight_bit
         plan = Plan(
             steps=recipe.steps,
             restarts=recipe.restarts,
-            certain=faithful and not self.defense.is_random(shape),
+            certain=exact and not self.defense.is_random(shape),
             confirm=recipe.confirm,
             check=whole if recipe.check_whole else None,
             observe=watch.observe if watch else None,

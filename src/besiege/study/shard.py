@@ -104,7 +104,7 @@ def siege_batch(
     curve = _Curve(siege, examples, key, judging, judging.every)
     goal = examples.target if targeted else examples.label
     found = siege.attack(examples.x, goal, key, curve if judging.every else None)
-    admitted = siege.threat.admits(siege.threat.submitted(found.x), examples.x)
+    admitted = siege.threat.admits(siege.threat.submitted(found.x, examples.x), examples.x)
     x = torch.where(as_rows(admitted, found.x), found.x, examples.x)
     verdict = judge(siege.defense, siege.threat, x, examples.x, key, judging)
     seconds = (time.perf_counter() - began) / len(examples.ids)
@@ -185,12 +185,13 @@ def _images(
     chain, first = siege.defense.chain, key[index].fold("judge").spread("draw", 1).fold("vote", 0)
     draw = chain.draw(first, shape)
     clean = answers(siege.defense, examples.x[index], key[index].fold("judge"), 1, len(kept))[:, 0]
+    submitted = siege.threat.submitted(x[index], examples.x[index])
     with torch.no_grad():
         pictures = {
             "clean": examples.x[index],
-            "adversarial": siege.threat.submitted(x[index]),
+            "adversarial": submitted,
             "seen_clean": chain.forward(examples.x[index], draw),
-            "seen_adversarial": chain.forward(siege.threat.submitted(x[index]), draw),
+            "seen_adversarial": chain.forward(submitted, draw),
         }
     return {
         int(examples.ids[i]): {

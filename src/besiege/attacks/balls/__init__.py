@@ -1,0 +1,1 @@
+"""Balls: one file a norm."""

@@ -1,0 +1,101 @@
+"""Gradients from scores alone: an oracle around an oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from besiege.attacks.attack import Ask
+from besiege.attacks.oracle import Reading
+from besiege.core.batch import rows
+from besiege.core.errors import BadSetting, unknown
+from besiege.core.key import Key
+
+BASES = ("gaussian", "coordinates")
+
+
+@dataclass(frozen=True)
+class FiniteDifferences:
+    """Readings of `oracle` whose gradient is estimated from differences of its losses.
+
+    Stands wherever an oracle does, so that every gradient attack runs under access "scores".
+    directions: n, each asked on both sides of x.
+    basis: "gaussian": sum (L(x + h u) - L(x - h u)) u / (2 h n) with normal u, the gradient of the
+        smoothed loss (Ilyas et al. 2018, arXiv:1804.08598); "coordinates": central
+        differences along n of the D entries, picked at random, times D / n: its mean is the
+        gradient (Chen et al. 2017, arXiv:1708.03999).
+    width: h, on the [0, 1] pixel scale. What is asked is clipped to [0, 1]; each entry is weighted
+        by u^2 over what is left of u, so that clipping makes no bias to first order.
+    shared: both sides of a direction meet the same draws of the defense. Less noise, but only who
+        can run the defense can ask for it: a service draws anew for every query.
+    Cost: (2 n + 1) times the oracle's forwards, no backward, counted by its meter.
+    """
+
+    oracle: Ask
+    directions: int = 20
+    basis: str = "gaussian"
+    width: float = 0.01
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.basis not in BASES:
+            raise unknown("basis", self.basis, BASES, where="finite differences")
+        if self.directions < 1 or not self.width > 0:
+            raise BadSetting(
+                "finite differences take directions >= 1 and width > 0, got "
+                f"{self.directions} and {self.width:g}."
+            )
+
+    def __call__(
+        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+    ) -> Reading:
+        """Read x (B, C, H, W) for goal (B,); the gradient is an estimate.
+
+        Raises BudgetSpent before the first query beyond the limit; BadSetting where the threat
+        grants labels only, or for more coordinates than an image has.
+        """
+        reading = self.oracle(x, goal, key, gradient=False, draws=draws)
+        if not gradient:
+            return reading
+        if reading.loss is None:
+            raise BadSetting(
+                "finite differences need scores, but the threat grants labels only: choose an "
+                "attack that needs no more (`besiege list attacks`) or grant scores."
+            )
+        slope = torch.zeros_like(x)
+        for i, direction in enumerate(self._directions(x, key)):
+            ahead = (x + self.width * direction).clamp(0, 1)
+            behind = (x - self.width * direction).clamp(0, 1)
+            sides = []
+            for side, point in (("ahead", ahead), ("behind", behind)):
+                own = key.fold("difference", i, *(() if self.shared else (side,)))
+                loss = self.oracle(point, goal, own, gradient=False, draws=draws).loss
+                assert loss is not None
+                sides.append(loss)
+            rise = rows((sides[0] - sides[1]) / (2 * self.width), x)
+            moved = (ahead - behind) / (2 * self.width)
+            slope = slope + rise * torch.where(moved != 0, direction**2 / moved, 0)
+        scale = x[0].numel() if self.basis == BASES[1] else 1
+        slope = slope * (scale / self.directions)
+        finite = slope.flatten(1).isfinite().all(1)
+        return reading._replace(gradient=torch.where(rows(finite, x), slope, 0))
+
+    def _directions(self, x: Tensor, key: Key) -> Iterator[Tensor]:
+        """n tensors like x: normal, or with a single 1 in each row."""
+        entries, own = x[0].numel(), key.fold("direction")
+        if self.basis == BASES[0]:
+            for i in range(self.directions):
+                yield own.fold(i).normal(*x.shape[1:]).to(x.dtype)
+            return
+        if self.directions > entries:
+            raise BadSetting(
+                f"finite differences along {self.directions} coordinates, but an image has "
+                f"{entries}: take that many at most."
+            )
+        picked = own.permutation(entries)
+        for i in range(self.directions):
+            single = torch.zeros_like(x.flatten(1)).scatter_(1, picked[:, i : i + 1], 1)
+            yield single.reshape(x.shape)
