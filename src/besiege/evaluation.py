@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +23,10 @@ from besiege.study.prepared import random_targets
 from besiege.study.recipe import Opponents, Recipe, Siege
 from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, weights_hash
-from besiege.study.shard import Examples, siege_batch
+from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.soundness import check_classifier, check_defense
+
+GIVEN = "given"  # the attack of points that were found elsewhere
 
 
 def evaluate(
@@ -105,6 +107,7 @@ def _run(
         "chain": repr(defense.chain),
         "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "targets": examples.target.tolist(),
+        "points": None if examples.points is None else [point_hash(p) for p in examples.points],
     }
     records: dict[str, dict[str, Any]] = {}
     for siege in sieges:
@@ -120,9 +123,107 @@ def _run(
             missing = [i for i in ids if i not in done]
             if missing:
                 part = torch.tensor(missing, device=examples.x.device)
-                some = Examples(missing, *(values[part] for values in examples[1:]))
+                own = examples.points if siege.recipe.attack == GIVEN else None
+                some = Examples(
+                    missing,
+                    examples.x[part],
+                    examples.label[part],
+                    examples.target[part],
+                    None if own is None else own[part],
+                )
                 shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
                 folder.write_shard(shard.rows, shard.traces, shard.images)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How far points lie from their clean images."""
+
+    threat: str
+    sizes: Mapping[str, tuple[float, float]]  # norm -> mean and largest
+    outside: tuple[int, ...]  # rows that the threat does not admit
+
+    def __str__(self) -> str:
+        sizes = "; ".join(
+            f"{k} {mean:.4g}, at most {top:.4g}" for k, (mean, top) in self.sizes.items()
+        )
+        first = ", ".join(map(str, self.outside[:5])) + (" ..." if len(self.outside) > 5 else "")
+        outside = f"{len(self.outside)} ({first})" if self.outside else "none"
+        return f"distance (mean, largest): {sizes}\noutside {self.threat}: {outside}"
+
+
+def audit_points(x: Tensor, x0: Tensor, threat: Threat) -> Audit:
+    """Sizes of x - x0 in every norm, and the rows that `threat` does not admit.
+
+    x, x0: (B, C, H, W) in [0, 1]. Raises BadImages for other shapes and for NaN.
+    """
+    if x.shape != x0.shape:
+        raise BadImages(
+            f"points {tuple(x.shape)} and clean images {tuple(x0.shape)} must have one shape, and "
+            "row i of the one must belong to row i of the other."
+        )
+    shift = (x - x0).double()
+    flat = shift.flatten(1)
+    found = {
+        "linf": flat.abs().amax(1),
+        "l2": flat.norm(dim=1),
+        "rms": flat.norm(dim=1) / flat.shape[1] ** 0.5,
+        "l1": flat.abs().sum(1),
+        "l0": (flat != 0).double().mean(1),
+    }
+    outside = ~threat.admits(threat.submitted(x, x0), x0)
+    return Audit(
+        threat.name,
+        {name: (float(size.mean()), float(size.max())) for name, size in found.items()},
+        tuple(outside.nonzero()[:, 0].tolist()),
+    )
+
+
+def judge_images(
+    defense: Defense,
+    points: Tensor,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat | Ball,
+    *,
+    targets: Tensor | None = None,
+    draws: int = 20,
+    seed: int = 0,
+    micro_batch: int = 32,
+    out: str | Path | None = None,
+) -> Summary:
+    """Judge adversarial images that somebody else made, on fresh draws, beside the clean ones.
+
+    points, x (B, C, H, W) float in [0, 1]: point i belongs to the clean image x[i] of label y[i].
+    targets: (B,), which a targeted threat needs. Others as for `evaluate`.
+    A point outside the threat is judged at its clean image and flagged; `audit_points` lists all.
+    Raises BadImages. Cost: 2 x `draws` forwards an image.
+
+    >>> from besiege.attacks.threat import Linf
+    >>> from besiege.defenses.transform import Chain
+    >>> from besiege.laws.problems import linear_classifier
+    >>> bare = Defense(Chain(), linear_classifier())
+    >>> x = torch.full((2, 1, 4, 4), 0.5)
+    >>> y = bare.labels(x, Key.root(0, [0, 1]))
+    >>> result = judge_images(bare, x, x, y, Linf(0.1))
+    >>> [row.accuracy.estimate for row in result.lines]
+    [1.0, 1.0]
+    """
+    goal = threat if isinstance(threat, Threat) else Threat(threat)
+    if goal.targeted and targets is None:
+        raise BadSetting("a targeted threat needs the targets that the points were made for.")
+    examples = _examples(defense, x, y, goal, targets, seed)
+    audit_points(points, x, goal)
+    check_images(points, y, defense.classifier.num_classes, x.shape[1], examples.ids)
+    check_classifier(defense.classifier, x[:8])
+    check_defense(defense, x[:1], Key.root(seed, [0], x.device))
+    recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
+    sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
+    judging = Judging(draws=draws, micro_batch=micro_batch)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "run" if out is None else Path(out)
+        _run(path, sieges, examples._replace(points=points), seed, judging)
+        return summarise(path)
 
 
 def _recipe(named: str | Recipe, steps: int) -> Recipe:

@@ -21,6 +21,7 @@ def shard(cell="a" * 16, ids=(2, 1)):
         "target": np.full(n, -1),
         "predicted": [[i, 0, -1] for i in ids],
         "lucky": np.ones(n, bool),
+        "point": ["0" * 16] * n,
         "forwards": np.full(n, 3),
         "backwards": np.full(n, 2),
         "flags": [[] if i % 2 else ["a flag"] for i in ids],

@@ -34,6 +34,7 @@ ROW_COLUMNS: Mapping[str, str] = {
     "l0": "DOUBLE",
     "claim": "DOUBLE",
     "lucky": "BOOLEAN",
+    "point": "VARCHAR",
     "forwards": "BIGINT",
     "backwards": "BIGINT",
     "seconds": "DOUBLE",

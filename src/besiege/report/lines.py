@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,7 +25,8 @@ class Line:
     expected: int  # examples asked for
     accuracy: Interval  # mean share of the judge's draws with the right label
     success: Interval  # of the goal: the target, or any other label
-    claim: float | None  # the attacker's own mean share of success; None for the control
+    claim: float | None  # the attacker's own mean share of success, where one was made
+    control: bool  # no attack
     forwards: float  # passes an example
     backwards: float
     size: float  # mean distance in the threat's norm
@@ -98,7 +100,7 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
     for row in rows:
         for flag in row["flags"]:
             flags[flag] = flags.get(flag, 0) + 1
-    control = record["recipe_settings"]["steps"] == 0
+    control = record["recipe_settings"]["attack"] == "none"
     mean = {k: float(np.mean([r[k] for r in rows])) for k in ("forwards", "backwards", "seconds")}
     return Line(
         cell=record["cell"],
@@ -110,11 +112,18 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
         expected=expected,
         accuracy=share_interval(right),
         success=share_interval(won),
-        claim=None if control else float(np.mean([r["claim"] for r in rows])),
+        claim=None if control else _mean_claim(rows),
+        control=control,
         size=float(np.mean([r[record["ball"]] for r in rows])),
         flags=flags,
         **mean,
     )
+
+
+def _mean_claim(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """None where nobody claims anything, as of points that somebody else made."""
+    claim = float(np.mean([r["claim"] for r in rows]))
+    return None if math.isnan(claim) else claim
 
 
 def worsts_of(lines: Sequence[Line], by_cell: Mapping[str, list[dict[str, Any]]]) -> list[Worst]:
@@ -131,8 +140,8 @@ def worsts_of(lines: Sequence[Line], by_cell: Mapping[str, list[dict[str, Any]]]
         right = [
             np.array([np.asarray(t[i]["predicted"]) == t[i]["label"] for i in ids]) for t in tables
         ]
-        attacks = [line for line in group if line.claim is not None]
-        clean = [line.accuracy for line in group if line.claim is None]
+        attacks = [line for line in group if not line.control]
+        clean = [line.accuracy for line in group if line.control]
         found.append(
             Worst(
                 defense=defense,

@@ -87,7 +87,7 @@ def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Marku
             traces.setdefault(trace["cell"], []).append(trace)
     groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
     for line in summary.lines:
-        if line.claim is not None and line.cell in traces:
+        if not line.control and line.cell in traces:
             title = f"{line.defense}, {line.threat} {line.goal}"
             groups.setdefault(title, []).append((line, traces[line.cell]))
     return [Markup(curves(title, cells)) for title, cells in groups.items()]
@@ -100,7 +100,7 @@ def _strips(resolved: Mapping[str, Any], run: RunFolder) -> list[Strip]:
     found = [
         (image_id, order[cell], strip(records[cell], image_id, parts))
         for cell, image_id, parts in run.images()
-        if cell in records and records[cell]["recipe_settings"]["steps"] > 0
+        if cell in records and records[cell]["recipe_settings"]["attack"] != "none"
     ]
     found.sort(key=lambda f: f[:2])
     return [s for _, _, s in found[:STRIPS]]

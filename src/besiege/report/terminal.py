@@ -81,6 +81,6 @@ def _percent(share: Interval) -> str:
 
 
 def _tint(line: Line) -> str:
-    if line.claim is None:
+    if line.control:
         return "bold"
     return "red" if line.accuracy.high < 0.1 else "yellow" if line.accuracy.high < 0.5 else "green"

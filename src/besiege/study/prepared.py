@@ -138,7 +138,7 @@ def prepare(experiment: Experiment) -> Prepared:
     classifier = load_model(source, catalogs.models, engine.device, images.shape)
     fingerprint = {
         "seed": experiment.seed,
-        "data": experiment.data.source,
+        "data": images.digest or experiment.data.source,
         "targets": experiment.data.targets,
         "model": source,
         "weights": weights_hash(classifier),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Examples(NamedTuple):
     x: Tensor  # (B, C, H, W) in [0, 1]
     label: Tensor  # (B,) int64
     target: Tensor  # (B,) int64, -1 where the threat is untargeted
+    points: Tensor | None = None  # (B, C, H, W) found by somebody else, to be judged unsearched
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,36 @@ def siege_batch(
     targeted = siege.threat.targeted
     curve = _Curve(siege, examples, key, judging, judging.every)
     goal = examples.target if targeted else examples.label
-    found = siege.attack(examples.x, goal, key, curve if judging.every else None)
+    if examples.points is None:
+        found = siege.attack(examples.x, goal, key, curve if judging.every else None)
+    else:
+        found = _given(examples.points)
     admitted = siege.threat.admits(siege.threat.submitted(found.x, examples.x), examples.x)
     x = torch.where(as_rows(admitted, found.x), found.x, examples.x)
     verdict = judge(siege.defense, siege.threat, x, examples.x, key, judging)
     seconds = (time.perf_counter() - began) / len(examples.ids)
+    rows = _rows(cell, siege, examples, found, verdict, admitted, seconds, key)
+    points = [point_hash(image) for image in siege.threat.submitted(x, examples.x)]
     return Shard(
         cell,
-        _rows(cell, siege, examples, found, verdict, admitted, seconds, key),
+        {**rows, "point": points},
         _traces(cell, examples, found, curve) if traces else None,
         _images(siege, examples, x, verdict, key, keep),
     )
+
+
+def point_hash(image: Tensor) -> str:
+    """16 hex digits over the pixels of one image, as float32."""
+    return hashlib.sha256(image.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _given(points: Tensor) -> Found:
+    """Points that nobody here searched for: no claim, no cost, no trace."""
+    n = len(points)
+    none = torch.zeros(n, dtype=torch.int64, device=points.device)
+    trace = points.new_zeros(n, 0)
+    claim = points.new_full((n,), torch.nan)
+    return Found(points, claim, none.bool(), none, none, trace, trace, spent=False)
 
 
 def _flags(
