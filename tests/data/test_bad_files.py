@@ -55,7 +55,7 @@ BAD = {
     "16 bit grey": (saved(Image.new("I;16", (16, 16), 40000)), "more than 8 bits"),
     "16 bit rgb": (png(16, 16, 16, 2, 16 * (b"\0" + 96 * b"a")), "more than 8 bits"),
     "float": (saved(Image.new("F", (16, 16)), "TIFF"), "more than 8 bits"),
-    "eps": (saved(Image.fromarray(NOISE), "EPS"), "not a readable image"),
+    "eps": (saved(Image.fromarray(NOISE), "EPS"), "of no format that is read"),
     "other size": (saved(Image.new("RGB", (15, 16))), r"is \(15, 16\) \(W, H\), but the first"),
 }
 

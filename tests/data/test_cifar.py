@@ -130,7 +130,8 @@ def test_a_pickle_runs_nothing(tmp_path, evil, protocol, write):
     mark = tmp_path / "ran"
     data = pickle.dumps(evil(mark), protocol)
     path = write(tmp_path / "set", {**python10(), "cifar-10-batches-py/test_batch": data})
-    with pytest.raises(BadImages, match=r"test_batch is (refused: it asks to run|not a readable)"):
+    why = "not a readable pickle" if evil is EVIL["codec"] else "refused: it asks to run"
+    with pytest.raises(BadImages, match=f"test_batch is {why}"):
         load_images(f"cifar10:path={path}")
     assert not mark.exists()
     if protocol == 2:
