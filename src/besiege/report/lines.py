@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -122,8 +121,8 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
 
 def _mean_claim(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """None where nobody claims anything, as of points that somebody else made."""
-    claim = float(np.mean([r["claim"] for r in rows]))
-    return None if math.isnan(claim) else claim
+    claims = [r["claim"] for r in rows if r["claim"] is not None]
+    return float(np.mean(claims)) if claims else None
 
 
 def worsts_of(lines: Sequence[Line], by_cell: Mapping[str, list[dict[str, Any]]]) -> list[Worst]:
