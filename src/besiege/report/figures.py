@@ -46,7 +46,7 @@ def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]
         axes.set_xlabel("step")
         axes.set_ylabel("attack success %" if targeted else "accuracy %")
         axes.set_ylim(-3, 103)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(
                 frameon=False, fontsize=7.5, loc="upper left" if targeted else "upper right"
