@@ -30,6 +30,8 @@ class Plan:
     steps, restarts: of the attack; each restart folds its number into the key.
     certain: the oracle's view is the deployed defense and draws nothing, so a success is a fact.
     confirm: fresh draws on which last and best point are compared when not certain.
+    believe_first: take the first success on any reading for a fact, as published loops do, and stop
+        there; the claim is then a lucky draw as often as not.
     check: another oracle whose successes count, if the view leaves links out (forward only); asked
         once a step, so that a point that wins on the whole defense is not lost.
     observe: called with (step, points, row numbers) every `every` steps; 0 for never.
@@ -39,6 +41,7 @@ class Plan:
     restarts: int = 1
     certain: bool = False
     confirm: int = 8
+    believe_first: bool = False
     check: Ask | None = None
     observe: Callable[[int, Tensor, Tensor], None] | None = None
     every: int = 0
@@ -126,7 +129,10 @@ class _Hunt:
                 if plan.check is not None:
                     key = p.key.fold("check", t)
                     ear.heard = [(here, plan.check(here, p.goal, key, gradient=False))]
-            keep = self.listen(ear, number * plan.steps + t)
+            done = getattr(state, "done", None)
+            if done is not None:
+                self.last[self.alive] = state.x
+            keep = self.listen(ear, number * plan.steps + t, done)
             if len(keep) < len(state.x):
                 p, state = p.take(keep), take(state, keep)
                 if len(keep) == 0:
@@ -139,8 +145,11 @@ class _Hunt:
                 ear(state.x, p.goal, p.key.fold("end"), gradient=False)
             self.listen(ear, (number + 1) * plan.steps - 1)
 
-    def listen(self, ear: _Ear, slot: int) -> Tensor:
-        """Enter what was heard in one step; returns which of its rows stay in the search."""
+    def listen(self, ear: _Ear, slot: int, done: Tensor | None = None) -> Tensor:
+        """Enter what was heard in one step; returns which of its rows stay in the search.
+
+        done: rows that the attack itself has given up.
+        """
         rows_heard = self.alive
         broken = torch.zeros(len(rows_heard), dtype=torch.bool, device=rows_heard.device)
         for x, reading in ear.heard:
@@ -149,7 +158,10 @@ class _Hunt:
             self.loss[rows_heard, slot], self.won[rows_heard, slot] = loss, won
             broken |= won >= 1
         ear.heard = []
-        keep = (~broken).nonzero()[:, 0] if self.plan.certain else torch.arange(len(broken))
+        gone = broken & (self.plan.certain or self.plan.believe_first)
+        if done is not None:
+            gone |= done
+        keep = (~gone).nonzero()[:, 0]
         self.alive = rows_heard[keep]
         return keep
 
@@ -160,6 +172,15 @@ class _Hunt:
         self.best_won[index] = torch.where(better, won, self.best_won[index])
         self.best_loss[index] = torch.where(better, loss, self.best_loss[index])
         self.lucky[index] |= won > 0
+
+    def won_at_first(self) -> Tensor:
+        """Claims of those who believe their first success: 1 or nothing, (B,).
+
+        Examples without one are handed over where the search left them.
+        """
+        won = self.best_won >= 1
+        self.best = torch.where(rows(won, self.best), self.best, self.last)
+        return won.to(self.best.dtype)
 
     def settle(self) -> Tensor:
         """Choose between last and best read point; returns the claims, (B,).
@@ -175,7 +196,9 @@ class _Hunt:
         last = p.threat.submitted(self.last[index], p.x0)
         limit, self.meter.limit = self.meter.limit, None
         with self.metered():
-            if plan.certain:
+            if plan.believe_first:
+                claim = self.won_at_first()
+            elif plan.certain:
                 self.enter(index, last, *_figures(ask(last, p.goal, key, gradient=False, draws=1)))
                 claim = self.best_won.clone()
             else:
@@ -207,7 +230,8 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         except BudgetSpent:
             spent = True
             break
-    settled = plan.steps == 0 or len(hunt.alive) == 0  # no search, or nothing left of it
+    # No search, or nothing left of it.
+    settled = plan.steps == 0 or (len(hunt.alive) == 0 and not plan.believe_first)
     claim = hunt.best_won.clamp_min(0) if settled else hunt.settle()
     return Found(
         x=hunt.best,

@@ -107,6 +107,7 @@ class RecipeTable(_Table):
     steps: int | None = None
     restarts: int | None = None
     check_whole: bool | None = None
+    believe_first: bool | None = None
     confirm: int | None = None
     defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
 

@@ -45,6 +45,7 @@ class Recipe:
     draws: draws that each reading averages over; average: what is averaged (see Oracle).
     loss: a spec of the loss catalog.  steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
+    believe_first: stop at the first success on any draw and claim it, as published loops do.
     confirm: fresh draws on which the final point is chosen.
 
     >>> Recipe("mine", steps=10).draws
@@ -61,6 +62,7 @@ class Recipe:
     steps: int = 50
     restarts: int = 1
     check_whole: bool = False
+    believe_first: bool = False
     confirm: int = 8
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ class Siege:
             certain=exact and not self.defense.is_random(shape),
             confirm=recipe.confirm,
             check=whole if recipe.check_whole else None,
+            believe_first=recipe.believe_first,
             observe=watch.observe if watch else None,
             every=watch.every if watch else 0,
         )

@@ -29,6 +29,56 @@ def _preset(name: str, summary: str, source: str, **settings: Any) -> Entry[Reci
 BPDA = "Athalye et al. 2018 (arXiv:1802.00420), section 4.1"
 EOT = "Athalye et al. 2018 (arXiv:1707.07397)"
 
+# The loops released with Qiu et al. 2020 (and what they inherit from obfuscated-gradients), with
+# their faults. Each fault is one setting, and can be turned off alone:
+#   at=clean               the gradient is taken at the clean image, never at the current point
+#   view fd = "identity"   the surrogate forgets that released FD moves the image
+#   links = "identity"     the identity through a warp whose exact gradient is known
+#   over=abort             a step out of the ball ends the search, instead of being projected
+#   step=plain, rate=0.1   the gradient's own length, so that little of the ball is used
+#   believe_first          one lucky draw is a success
+# Their ball is rms 0.05, their rounds 60 here (50 to 100 there); the released defense is
+# "fd:form=released + rdg:limit=0.25,sampling=nearest,corner=upper-left".
+LOOP = "gradient-descent:rate=0.1,over=abort"
+QIU = "code released with Qiu et al. 2020 (arXiv:2005.13712)"
+_AS_RELEASED: dict[str, Any] = {"attack": LOOP, "steps": 60, "believe_first": True}
+PUBLISHED = (
+    _preset(
+        "published-bpda",
+        "As released: identity through every link, one draw, plain steps.",
+        QIU,
+        **_AS_RELEASED,
+        links="identity",
+    ),
+    _preset(
+        "published-eot-1",
+        "As released 12 May 2020: FD applied and taken for the identity, 30 draws.",
+        QIU,
+        **_AS_RELEASED,
+        links="exact-or-identity",
+        draws=30,
+        check_whole=True,
+    ),
+    _preset(
+        "published-eot-2",
+        "As released 17 May 2020: every gradient at the clean image, without FD, 30 draws.",
+        QIU,
+        **{**_AS_RELEASED, "attack": f"{LOOP},at=clean"},
+        links="exact-or-skip",
+        draws=30,
+        check_whole=True,
+    ),
+    _preset(
+        "published-semi-brute-force",
+        "As released: FD left out of the gradient, tried on the whole with one draw, 30 draws.",
+        QIU,
+        **_AS_RELEASED,
+        links="exact-or-skip",
+        draws=30,
+        check_whole=True,
+    ),
+)
+
 RECIPES: Catalog[Recipe] = Catalog(
     "recipe",
     [
@@ -66,5 +116,6 @@ RECIPES: Catalog[Recipe] = Catalog(
             check_whole=True,
         ),
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
+        *PUBLISHED,
     ],
 )
