@@ -115,13 +115,13 @@ def _run(
     resolved = {"experiment": {"seed": seed}, "cells": list(records.values()), "ids": ids}
     with RunFolder.open(path) as folder:
         folder.write_experiment("", resolved, environment(str(examples.x.device)))
-        for cell, siege in zip(records, sieges, strict=True):
-            done = folder.finished(cell)
+        by_cell = dict(zip(records, sieges, strict=True))
+        for cell, done in folder.finished(by_cell):
             missing = [i for i in ids if i not in done]
             if missing:
                 part = torch.tensor(missing, device=examples.x.device)
                 some = Examples(missing, *(values[part] for values in examples[1:]))
-                shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
+                shard = siege_batch(cell, by_cell[cell], some, seed, judging, keep=missing[:4])
                 folder.write_shard(shard.rows, shard.traces, shard.images)
 
 

@@ -90,7 +90,9 @@ def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path):
 def test_a_task_that_kills_every_worker_is_given_up():
     outcomes = list(Processes(1).run(Maker(Deadly), TASKS[:2]))
     assert found(outcomes) == [0, 1]
-    assert next(o.error for o in outcomes if o.error) == "its worker died 3 times (exit code -9)"
+    assert next(o.error for o in outcomes if o.error) == (
+        "its worker died 3 times (exit code -9); if memory ran out, lower engine.batch."
+    )
 
 
 def test_a_worker_that_cannot_start_stops_the_run_and_says_why():
