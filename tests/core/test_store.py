@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -171,6 +172,17 @@ def test_all_damaged_shards_are_found_among_many(run):
         place.write_bytes(b"no parquet")
     assert len(run.rows()) == 10
     assert run.damaged() == sorted(f"cells/{p.stem}.damaged" for p in places[3:5])
+
+
+def test_shards_of_another_version_are_named_and_kept(run):
+    place = run.write_shard(*shard(), {})
+    with duckdb.connect() as db:
+        db.execute(f"COPY (SELECT 'x' AS cell, 1 AS id) TO '{place}' (FORMAT parquet)")
+    run.write_shard(*shard(ids=(7,)), {})
+    with pytest.raises(BadRun, match="was written by another version of besiege"):
+        run.rows()
+    assert place.exists()
+    assert run.damaged() == []
 
 
 def test_what_is_lacking_is_counted(run):

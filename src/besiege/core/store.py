@@ -259,7 +259,8 @@ def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> li
     """The rows of `query` over the shards, which stand for its {}.
 
     All are read at once. Only if that fails is each read alone; those that cannot be are renamed
-    to *.damaged, so that they are made again.
+    to *.damaged, so that they are made again. Raises BadRun for shards with other columns, which
+    are of another version and not damaged.
     """
     table = "read_parquet($1, filename = true)"
 
@@ -274,6 +275,11 @@ def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> li
         for place in shards:
             try:
                 read([place])
+            except duckdb.BinderException as error:
+                raise BadRun(
+                    f"{place} was written by another version of besiege, with other columns: "
+                    "report it with that version, or run into a new folder."
+                ) from error
             except duckdb.Error:
                 if place.exists():  # another process may have set it aside
                     place.replace(place.with_suffix(".damaged"))
