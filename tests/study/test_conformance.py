@@ -172,7 +172,9 @@ def test_parts_side_by_side_and_the_last_reports(settings, tmp_path, expected):
 def test_a_part_alone_reports_what_is_missing(settings, tmp_path):
     process = besiege("run", str(settings), "--out", str(tmp_path / "run"), "--shard", "1/2")
     stdout, _ = process.communicate(timeout=300)
-    assert stdout == "part 1 of 2 is done; 15 rows of others are missing\n"
+    missing = RunFolder(tmp_path / "run").lacking()
+    assert 0 < missing < 32
+    assert stdout == f"part 1 of 2 is done; {missing} rows of others are missing\n"
     assert not (tmp_path / "run" / "report.html").exists()
     assert len(summarise(tmp_path / "run").unfinished) == 4
 
@@ -208,7 +210,8 @@ def deadly(home: Path, times: int):
     (home / "plugin.py").write_text(PLUGIN.replace("{driver}", str(os.getpid())))
     text = TOML.replace("rdg:cells=4", f"deadly:times={times}")
     (home / "e.toml").write_text('plugins = ["plugin.py"]\n' + text)
-    return load_experiment(home / "e.toml", ["data.n=6"])
+    few = ["data.n=3", "recipe[1].defenses=['bare']"]  # so that one batch of three is deadly
+    return load_experiment(home / "e.toml", few)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -221,16 +224,16 @@ def test_a_worker_that_is_killed_costs_no_row(name, engine_at, tmp_path):
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_batches_that_kill_every_worker_are_named_and_no_other_is_lost(name, engine_at, tmp_path):
+def test_a_batch_that_kills_every_worker_is_named_and_no_other_is_lost(name, engine_at, tmp_path):
     out = tmp_path / "run"
     says = (
-        r"4 of 8 batches failed; all others are written and stay. First: RDG · \S+ · linf 0.15 "
-        r"untargeted, ids \d to \d: its worker died 3 times \(.*\); if memory ran out, lower"
+        r"1 of 3 batches failed; all others are written and stay. First: RDG · none · linf 0.15 "
+        r"untargeted, ids 0 to 2: its worker died 3 times \(.*\); if memory ran out, lower"
     )
     with pytest.raises(BadRun, match=says):
         run_experiment(deadly(tmp_path, times=1000), out, engine=engine_at(name))
-    assert len(RunFolder(out).rows()) == 12
-    assert (tmp_path / "scars").stat().st_size == 3 * 4
+    assert len(RunFolder(out).rows()) == 6
+    assert (tmp_path / "scars").stat().st_size == 3
 
 
 def wait_for(process, out, shards):
@@ -245,10 +248,19 @@ def by_name(name):
     return ["--engine", kind, "--set", f"engine.workers={workers}", "--set", "engine.batch=1"]
 
 
-@pytest.mark.parametrize("name", ["local-1", *ELSEWHERE])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+STOPS = [  # in this process, killed: test_run.py
+    ("local-1", signal.SIGINT),
+    ("local-2", signal.SIGINT),
+    ("local-2", signal.SIGKILL),
+    ("ray-2", signal.SIGINT),
+    ("ray-2", signal.SIGKILL),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), STOPS, ids=[f"{n}-{h.name}" for n, h in STOPS])
 def test_a_run_that_is_stopped_resumes(name, how, engine_at, settings, tmp_path, expected):
-    out, engine = tmp_path / "run", engine_at(name)
+    engine_at(name)  # skips where Ray is absent
+    out = tmp_path / "run"
     more = ["--set", "data.n=60"]  # long enough to be stopped in the middle
     command = ["run", str(settings), "--out", str(out), *by_name(name), *more]
     process = besiege(*command, start_new_session=True)
@@ -264,10 +276,8 @@ def test_a_run_that_is_stopped_resumes(name, how, engine_at, settings, tmp_path,
         assert "What is finished is kept; the same command resumes." in stderr
     before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*.parquet")}
     assert len(before) >= 3
-    run_experiment(load_experiment(settings), out, engine=engine)
+    run_experiment(load_experiment(settings), out)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    first = {r["id"] for r in RunFolder(out).rows() if r["id"] < 8}
-    assert first == set(range(8))
     mine = [r for r in rows(out) if int(r.partition("'id': ")[2].partition(",")[0]) < 8]
     assert mine == expected
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class RunFolder:
 
     def _put_table(self, name: str, columns: Mapping[str, Any], types: Mapping[str, str]) -> Path:
         select = ", ".join(f"CAST({c} AS {t}) AS {c}" for c, t in types.items())
-        with self._whole_file(name) as beside, _database() as db:
+        with self._whole_file(name) as beside, _writer().cursor() as db:
             db.register("given", {c: _column(columns[c]) for c in types})
             db.execute(
                 f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
@@ -249,6 +250,12 @@ class RunFolder:
         with _database() as db:
             found = _select(db, query, self._shards(section))
         return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+@cache
+def _writer() -> duckdb.DuckDBPyConnection:
+    """Made once a process, since it takes longer than a shard; a shard has a cursor of its own."""
+    return _database()
 
 
 def _database() -> duckdb.DuckDBPyConnection:

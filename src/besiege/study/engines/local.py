@@ -157,15 +157,12 @@ def _work(build: Callable[[], Evaluate], pipe: Connection, threads: int) -> None
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)
     evaluate = started(build)
-    if isinstance(evaluate, BadRun):
-        pipe.send(evaluate)
-        return
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
+    with suppress(EOFError, OSError):  # the parent is gone
+        if isinstance(evaluate, BadRun):
+            pipe.send(evaluate)
             return
-        pipe.send(attempt(evaluate, task))
+        while True:
+            pipe.send(attempt(evaluate, pipe.recv()))
 
 
 def _die_with(parent: int) -> None:
