@@ -10,13 +10,18 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench docs format clean
+.PHONY: demo test test-ray check bench docs format clean
 
 demo: $(VENV)/.user
 	$(BIN)/besiege demo
 
 test: $(VENV)/.dev check
 	$(BIN)/python -m pytest -n 2
+
+# Ray is 256 MB, so it is no part of `test`, which skips these where Ray is absent.
+test-ray: $(VENV)/.dev
+	$(PIP) -c constraints.txt -e ".[dev,docs,ray]"
+	$(BIN)/python -m pytest -k ray tests/study
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check src tests tools examples benchmarks docs

@@ -112,8 +112,7 @@ def test_a_second_run_on_one_folder_is_refused_and_loses_nothing(tmp_path):
         "recipe": [{"kind": "bpda", "steps": 1}],
     }
     out = run_experiment(experiment_from(settings), tmp_path / "run")
-    (out / "lock").write_text("1")
-    with pytest.raises(BadRun, match="process 1 is running"):
+    with RunFolder.open(out), pytest.raises(BadRun, match=r"process \d+ on \S+ is running on"):
         run_experiment(experiment_from(settings), out)
     assert len(RunFolder(out).rows()) == 2
 

@@ -118,11 +118,12 @@ def _run(
     resolved = {"experiment": {"seed": seed}, "cells": list(records.values()), "ids": ids}
     with RunFolder.open(path) as folder:
         folder.write_experiment("", resolved, environment(str(examples.x.device)))
-        for cell, siege in zip(records, sieges, strict=True):
-            done = folder.finished(cell)
+        by_cell = dict(zip(records, sieges, strict=True))
+        for cell, done in folder.finished(by_cell):
             missing = [i for i in ids if i not in done]
             if missing:
                 part = torch.tensor(missing, device=examples.x.device)
+                siege = by_cell[cell]
                 own = examples.points if siege.recipe.attack == GIVEN else None
                 some = Examples(
                     missing,

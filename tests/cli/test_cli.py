@@ -1,5 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
+import re
 import subprocess
 import sys
 
@@ -70,6 +71,28 @@ def test_run_resumes(tmp_path):
     second = besiege("run", "e.toml", cwd=tmp_path)
     assert "resumed" in second.stderr
     assert first.stdout == second.stdout
+
+
+WRONG_ENGINES = [
+    (["--engine", "dask"], "engine.kind: expected"),
+    (["--engine", "ray", "--address", "127.0.0.1:1"], "127.0.0.1:1|besiege\\[ray\\]"),
+    (["--shard", "9/8"], '"9/8" is no part of a run: expected K/N'),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"), WRONG_ENGINES, ids=[" ".join(a) for a, _ in WRONG_ENGINES]
+)
+def test_an_engine_that_cannot_be_is_one_message(args, says, tmp_path):
+    (tmp_path / "e.toml").write_text(
+        'data = { source = "digits", n = 3 }\nmodel = "digits-cnn"\n[[defense]]\nname = "none"\n'
+        '[[threat]]\neps = 0.1\n[[recipe]]\nkind = "none"\n'
+    )
+    done = besiege("run", "e.toml", *args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(says, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 MISTAKES = [

@@ -1,8 +1,14 @@
 """Run folders hold whole shards or none, and nothing of anybody else's."""
 
+import errno
+import fcntl
 import os
 import re
+import socket
+import subprocess
+import sys
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -46,6 +52,10 @@ def run(tmp_path):
         yield folder
 
 
+def finished(folder, cell="a" * 16):
+    return dict(folder.finished([cell]))[cell]
+
+
 def test_rows_come_back_in_order_with_their_lists(run):
     run.write_shard(*shard(), {2: {"clean": np.ones((1, 2, 2)), "label": 3}})
     rows = run.rows()
@@ -53,8 +63,8 @@ def test_rows_come_back_in_order_with_their_lists(run):
     assert rows[1]["predicted"] == [2, 0, -1]
     assert rows[1]["flags"] == ["a flag"]
     assert run.traces()[0]["won"] == [0.0, 1.0]
-    assert run.finished("a" * 16) == {1, 2}
-    assert run.finished("b" * 16) == set()
+    assert finished(run) == {1, 2}
+    assert finished(run, "b" * 16) == set()
     ((cell, image_id, parts),) = run.images()
     assert (cell, image_id, int(parts["label"])) == ("a" * 16, 2, 3)
 
@@ -73,17 +83,17 @@ def test_a_shard_that_is_being_written_is_not_seen(run, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", stop)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BadRun, match=r"could not be written .disk full.*the same command again"):
         run.write_shard(*shard(), {})
     assert run.rows() == []
-    assert not list(run.path.glob("cells/*.parquet"))
+    assert not list(run.path.glob("*/*aaa*"))
 
 
 def test_a_damaged_shard_is_set_aside(run):
     good = run.write_shard(*shard(ids=(7,)), {})
     bad = run.write_shard(*shard(ids=(1, 2)), {})
     bad.write_bytes(bad.read_bytes()[:50])
-    assert run.finished("a" * 16) == {7}
+    assert finished(run) == {7}
     assert [p.name for p in run.path.glob("cells/*")].count(good.name) == 1
     assert len(list(run.path.glob("cells/*.damaged"))) == 1
 
@@ -105,21 +115,85 @@ def test_cells_of_before_stay_listed(run):
 
 def test_a_running_process_keeps_others_out(tmp_path):
     path = tmp_path / "run"
-    with RunFolder.open(path) as folder:
-        folder.write_experiment("", {"cells": [], "ids": []}, {})
-        (path / "lock").write_text("1")  # a process that is surely alive
-        with pytest.raises(BadRun, match="process 1 is running on"):
-            RunFolder.open(path)
-
-
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
-    path = tmp_path / "run"
-    with RunFolder.open(path) as folder:
-        folder.write_experiment("", {"cells": [], "ids": []}, {})
-    (path / "lock").write_text("99999999")
     with RunFolder.open(path):
-        assert (path / "lock").read_text() == str(os.getpid())
-    assert not (path / "lock").exists()
+        says = f"process {os.getpid()} on {socket.gethostname()} is running on {path} (whole)"
+        with pytest.raises(BadRun, match=re.escape(says)):
+            RunFolder.open(path)
+    with RunFolder.open(path):
+        pass
+
+
+def test_parts_keep_out_their_like_and_the_whole_alone(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path, "1-of-2"):
+        with RunFolder.open(path, "2-of-2"), pytest.raises(BadRun, match=r"\(2-of-2\)"):
+            RunFolder.open(path, "2-of-2")
+        with RunFolder.open(path, "2-of-2"):  # one that was refused has kept nothing
+            pass
+        with pytest.raises(BadRun, match=r"\(whole\)"):
+            RunFolder.open(path)
+    with RunFolder.open(path), pytest.raises(BadRun, match=r"\(whole\)"):
+        RunFolder.open(path, "1-of-2")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from besiege.core.store import RunFolder
+with RunFolder.open(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BadRun, match=f"process {holder.pid} on"):
+            RunFolder.open(path)
+        holder.kill()
+    with RunFolder.open(path):
+        pass
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunFolder.open(tmp_path / "run"), RunFolder.open(tmp_path / "run"):
+        pass
+
+
+def test_all_damaged_shards_are_found_among_many(run):
+    places = [run.write_shard(*shard(ids=(i,)), {}) for i in range(12)]
+    for place in places[3:5]:
+        place.write_bytes(b"no parquet")
+    assert len(run.rows()) == 10
+    assert run.damaged() == sorted(f"cells/{p.stem}.damaged" for p in places[3:5])
+
+
+def test_shards_of_another_version_are_named_and_kept(run):
+    place = run.write_shard(*shard(), {})
+    with duckdb.connect() as db:
+        db.execute(f"COPY (SELECT 'x' AS cell, 1 AS id) TO '{place}' (FORMAT parquet)")
+    run.write_shard(*shard(ids=(7,)), {})
+    with pytest.raises(BadRun, match="was written by another version of besiege"):
+        run.rows()
+    assert place.exists()
+    assert run.damaged() == []
+
+
+def test_what_is_lacking_is_counted(run):
+    assert run.lacking() == 2
+    run.write_shard(*shard(ids=(2, 3)), {})  # 3 was not asked for
+    assert run.lacking() == 1
+    run.write_shard(*shard("b" * 16, ids=(1,)), {})  # nor was that cell
+    assert run.lacking() == 1
+    run.write_shard(*shard(ids=(1, 2)), {})
+    assert run.lacking() == 0
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -142,7 +216,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     real = builtins.open
 
     def refuse(place, mode="r", *rest, **more):
-        if "x" in mode:
+        if "a" in mode:
             raise PermissionError(13, "Permission denied")
         return real(place, mode, *rest, **more)
 

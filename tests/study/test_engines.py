@@ -15,7 +15,8 @@ from besiege.study.engines.local import InProcess, Processes, local
 from besiege.study.shard import Shard
 
 TASKS = [Task("cell", (i, i + 1)) for i in range(0, 12, 2)]
-ENGINES = {"in process": InProcess(), "one worker": Processes(1), "two workers": Processes(2)}
+ENGINES = ("local-1", "local-2", "ray-2")
+ELSEWHERE = ("local-2", "ray-2")  # engines whose workers are other processes
 
 
 class Echo:
@@ -40,6 +41,15 @@ class Fragile(Echo):
         return super().__call__(task)
 
 
+class Counting(Fragile):
+    """Writes down every task that it begins."""
+
+    def __call__(self, task: Task) -> Shard:
+        with open(self.scar.with_name("began"), "a") as file:
+            file.write(f"{task.ids[0]}\n")
+        return super().__call__(task)
+
+
 class Deadly(Echo):
     """Kills its own process at every attempt of one task."""
 
@@ -59,6 +69,18 @@ class Maker:
         return self.kind(*self.args)
 
 
+class Logged:
+    """A `build` that writes down the process that calls it."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __call__(self):
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return Echo()
+
+
 def refuse():
     raise BadRun("no weights here")
 
@@ -67,35 +89,63 @@ def found(outcomes):
     return sorted(i for o in outcomes if o.shard for i in o.shard.rows["id"])
 
 
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-def test_every_task_runs_once(engine):
-    outcomes = list(engine.run(Maker(Echo), TASKS))
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_task_runs_once(name, engine_at):
+    outcomes = list(engine_at(name).run(Maker(Echo), TASKS))
     assert sorted(o.task for o in outcomes) == TASKS
     assert found(outcomes) == list(range(12))
 
 
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-def test_what_a_task_raises_is_its_outcome_and_the_others_go_on(engine, tmp_path):
-    outcomes = list(engine.run(Maker(Fragile, tmp_path / "scar", -1, 4), TASKS))
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_a_task_raises_is_its_outcome_and_the_others_go_on(name, engine_at, tmp_path):
+    outcomes = list(engine_at(name).run(Maker(Fragile, tmp_path / "scar", -1, 4), TASKS))
     assert [o.error for o in outcomes if o.error] == ["ValueError: cannot do (4, 5)"]
     assert found(outcomes) == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
 
 
-def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path):
-    outcomes = list(Processes(2).run(Maker(Fragile, tmp_path / "scar", 6), TASKS))
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_killed_worker_is_replaced_and_costs_its_task_alone(name, engine_at, tmp_path):
+    build = Maker(Counting, tmp_path / "scar", 6)
+    outcomes = list(engine_at(name).run(build, TASKS))
     assert (tmp_path / "scar").exists()
     assert found(outcomes) == list(range(12))
+    assert len((tmp_path / "began").read_text().split()) == len(TASKS) + 1
 
 
-def test_a_task_that_kills_every_worker_is_given_up():
-    outcomes = list(Processes(1).run(Maker(Deadly), TASKS[:2]))
-    assert found(outcomes) == [0, 1]
-    assert next(o.error for o in outcomes if o.error) == "its worker died 3 times (exit code -9)"
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_task_that_kills_every_worker_is_given_up(name, engine_at):
+    outcomes = list(engine_at(name).run(Maker(Deadly), TASKS))
+    assert found(outcomes) == [0, 1, *range(4, 12)]
+    (failed,) = [o for o in outcomes if o.error]
+    assert failed.task.ids == (2, 3)
+    how = {"local-2": "exit code -9", "ray-2": "WorkerCrashedError"}[name]
+    assert (
+        failed.error == f"its worker died 3 times ({how}); if memory ran out, lower engine.batch."
+    )
 
 
-def test_a_worker_that_cannot_start_stops_the_run_and_says_why():
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_worker_that_cannot_start_stops_the_run_and_says_why(name, engine_at):
     with pytest.raises(BadRun, match="a worker could not start: BadRun: no weights here"):
-        list(Processes(2).run(refuse, TASKS))
+        list(engine_at(name).run(refuse, TASKS))
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_tasks_are_asked_for_as_they_are_needed(name, engine_at):
+    asked = []
+    tasks = (asked.append(i) or Task("cell", (i,)) for i in range(1000))
+    outcomes = engine_at(name).run(Maker(Echo), tasks)
+    next(outcomes)
+    assert len(asked) < 20
+    outcomes.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_each_worker_builds_once(name, tmp_path, engine_at):
+    log = tmp_path / "built"
+    list(engine_at(name).run(Logged(log), [Task("cell", (i,)) for i in range(30)]))
+    pids = log.read_text().split()
+    assert len(pids) == len(set(pids)) <= int(name[-1])
 
 
 def test_one_worker_stays_in_this_process():

@@ -1,4 +1,4 @@
-"""The command `besiege`. Exit codes: 0 done, 1 an expectation failed, 2 bad input."""
+"""The command `besiege`. Exit codes: 0 done, 1 an expectation failed, 2 bad input, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import typer
 
 from besiege.cli import attack, demo, explain, listing, report, run
 from besiege.core.errors import BesiegeError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="besiege",
@@ -31,8 +33,10 @@ def main() -> None:
     except BesiegeError as error:
         print(f"besiege: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the second of the first
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         print(
             "besiege: stopped. What is finished is kept; the same command resumes.", file=sys.stderr
         )
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -19,10 +19,24 @@ def run(
         list[str] | None,
         typer.Option("--set", help="A setting changed, as in engine.workers=4. Repeatable."),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray, as --set engine.kind; see the docs' engines.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only the K-th of N parts; all may share one run folder."),
+    ] = None,
 ) -> None:
     """Attack and judge everything in EXPERIMENT; running again resumes."""
     from besiege.cli.siege import siege
     from besiege.study.experiment import load_experiment
+    from besiege.study.part import Part
 
-    spec = load_experiment(experiment, change or [])
-    siege(spec, out or Path("runs") / experiment.stem)
+    changes = list(change or [])
+    changes += [f"engine.kind={engine}"] if engine else []
+    changes += [f'engine.address="{address}"'] if address else []
+    part = Part.parse(shard) if shard else Part()
+    siege(load_experiment(experiment, changes), out or Path("runs") / experiment.stem, part)

@@ -8,20 +8,40 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from besiege.study.experiment import Experiment
+    from besiege.study.part import Part
 
 
-def siege(experiment: Experiment, out: Path) -> None:
-    """Run `experiment` into `out` with progress on stderr; print its table and write its page."""
+def siege(experiment: Experiment, out: Path, part: Part | None = None) -> None:
+    """Run `experiment` into `out` with progress on stderr; print its table and write its page.
+
+    part: only that part of it. The last part to be done prints the table of all.
+    """
     from besiege.cli.progress import Display
+    from besiege.core.store import RunFolder
+    from besiege.study.run import run_experiment
+
+    def run() -> None:
+        with Display(sys.stderr) as display:
+            run_experiment(experiment, out, display, part=part)
+
+    if part is None or part.parts == 1:
+        try:
+            run()
+        finally:
+            if (out / "resolved.json").exists():
+                _report(out)
+        return
+    run()
+    if lacking := RunFolder(out).lacking():
+        print(f"part {part.number} of {part.parts} is done; {lacking} rows of others are missing")
+    else:
+        _report(out)
+
+
+def _report(out: Path) -> None:
     from besiege.report.page import write_report
     from besiege.report.tables import summarise
     from besiege.report.terminal import show
-    from besiege.study.run import run_experiment
 
-    try:
-        with Display(sys.stderr) as display:
-            run_experiment(experiment, out, display)
-    finally:
-        if (out / "resolved.json").exists():
-            show(summarise(out), sys.stdout)
-            print(f"report: {write_report(out)}")
+    show(summarise(out), sys.stdout)
+    print(f"report: {write_report(out)}")

@@ -3,6 +3,7 @@
 DIR/experiment.toml   as given                 DIR/cells/CELL-*.parquet    a row per example
 DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figures per step
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
+                                               DIR/locks/*                 who works on it
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ import duckdb
 import numpy as np
 
 from besiege.core.errors import BadRun
+from besiege.core.lock import hold
 
 ROW_COLUMNS: Mapping[str, str] = {
     "cell": "VARCHAR",
@@ -49,7 +56,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
     "judged": "FLOAT[]",
     "judged_won": "FLOAT[]",
 }
-LOCK = "lock"
+LOCKS = "locks"
 
 
 @dataclass(frozen=True)
@@ -61,56 +68,42 @@ class RunFolder:
     """
 
     path: Path
+    held: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, part: str = "") -> RunFolder:
         """The folder at `path`, made if need be and locked until the `with` block ends.
 
+        part: the name of one of several parts of a run, which may be open side by side: each keeps
+        out its own like, and a run of the whole folder.
         Raises BadRun if it cannot be written, holds something else, or another run works on it.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            foreign = any(path.iterdir()) and not (path / "resolved.json").exists()
+            names = {p.name for p in path.iterdir() if not p.name.startswith(".resolved.json")}
+            foreign = names - {LOCKS} and not (path / "resolved.json").exists()
         except OSError as error:
             raise BadRun(
                 f"{path} cannot be a run folder ({error.strerror}): name another with --out."
             ) from error
-        if foreign and [p.name for p in path.iterdir()] != [LOCK]:
+        if foreign:
             raise BadRun(
                 f"{path} is not empty and holds no run (no resolved.json in it): name a new "
                 "folder, or that of a run to resume."
             )
         folder = cls(path)
-        folder._lock()
-        for part in ("cells", "traces", "images"):
-            (path / part).mkdir(exist_ok=True)
+        with ExitStack() as locks:
+            locks.enter_context(hold(path / LOCKS / "whole", shared=bool(part)))
+            if part:
+                locks.enter_context(hold(path / LOCKS / part))
+            folder.held.push(locks.pop_all())
         return folder
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        (self.path / LOCK).unlink(missing_ok=True)
-
-    def _lock(self) -> None:
-        """Hold the folder for this process; a lock whose process is gone is taken over."""
-        lock = self.path / LOCK
-        try:
-            with open(lock, "x") as file:
-                file.write(str(os.getpid()))
-            return
-        except FileExistsError:
-            text = lock.read_text()
-        except OSError as error:
-            raise BadRun(
-                f"{self.path} cannot be written ({error.strerror}): name another folder with --out."
-            ) from error
-        if text.isdigit() and int(text) != os.getpid() and _alive(int(text)):
-            raise BadRun(
-                f"process {text} is running on {self.path}: wait for it, or name another folder. "
-                f"If that process is no run of besiege, remove {lock}."
-            )
-        lock.write_text(str(os.getpid()))
+        self.held.close()
 
     # Writing
 
@@ -154,28 +147,40 @@ class RunFolder:
         return self.path / "report.html"
 
     def _put(self, name: str, content: bytes) -> None:
-        place = self.path / name
-        beside = place.with_name(f".{place.name}.{os.getpid()}")
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(place)
+        with self._whole_file(name) as beside:
+            beside.write_bytes(content)
 
     def _put_table(self, name: str, columns: Mapping[str, Any], types: Mapping[str, str]) -> Path:
-        place = self.path / name
-        beside = place.with_name(f".{place.name}.{os.getpid()}")
         select = ", ".join(f"CAST({c} AS {t}) AS {c}" for c, t in types.items())
-        with duckdb.connect(config={"threads": 1}) as db:
+        with self._whole_file(name) as beside, _writer().cursor() as db:
             db.register("given", {c: _column(columns[c]) for c in types})
             db.execute(
                 f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
                 "(FORMAT parquet, COMPRESSION zstd)"
             )
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(place)
-        return place
+        return self.path / name
+
+    @contextmanager
+    def _whole_file(self, name: str) -> Iterator[Path]:
+        """Where to write what becomes the file `name` once it is whole and on the disk."""
+        place = self.path / name
+        # Writers on other machines, or in other containers, may have this process's number.
+        writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+        beside = place.with_name(f".{place.name}.{writer}")
+        try:
+            place.parent.mkdir(exist_ok=True)
+            yield beside
+            with open(beside, "rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(place)
+        except (OSError, duckdb.IOException) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadRun(
+                f"{place} could not be written ({reason}). All that was written before stays: mend "
+                "the cause (room on the disk, say) and run the same command again: it resumes."
+            ) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
     # Reading
 
@@ -193,17 +198,40 @@ class RunFolder:
         place = self.path / "environment.json"
         return json.loads(place.read_text()) if place.exists() else {}
 
-    def finished(self, cell: str) -> set[int]:
-        """The ids of a cell that have a row. Damaged shards are set aside, so they are redone."""
-        return {row["id"] for row in self._read("cells", ["cell", "id"], f"{cell}-*.parquet")}
+    def finished(self, cells: Iterable[str]) -> Iterator[tuple[str, set[int]]]:
+        """Each cell with its ids that have a row; damaged shards are set aside, and so redone.
+
+        Cost: one look at the folder, and one query a cell that has shards.
+        """
+        shards: dict[str, list[Path]] = defaultdict(list)
+        for place in self._shards("cells"):
+            shards[place.name.partition("-")[0]].append(place)
+        with _database() as db:
+            for cell in cells:
+                found = _select(db, "SELECT DISTINCT id FROM {}", shards.get(cell, []))
+                yield cell, {row[0] for row in found}
+
+    def lacking(self) -> int:
+        """How many of the rows that resolved.json asks for are not there."""
+        resolved = self.resolved()
+        cells = [c["cell"] for c in resolved["cells"]]
+        with _database() as db:
+            db.register("wanted", {"id": np.asarray(resolved["ids"], dtype=np.int64)})
+            db.register("asked", {"cell": _column(cells)})
+            query = (
+                "SELECT count(*) FROM (SELECT DISTINCT cell, id FROM {} "
+                "SEMI JOIN wanted USING (id) SEMI JOIN asked USING (cell))"
+            )
+            found = _select(db, query, self._shards("cells"))
+        return len(cells) * len(resolved["ids"]) - (found[0][0] if found else 0)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows by cell and id, one per (cell, id)."""
-        return self._read("cells", list(ROW_COLUMNS), "*.parquet")
+        return self._read("cells", list(ROW_COLUMNS))
 
     def traces(self) -> list[dict[str, Any]]:
         """All traces by cell and id, one per (cell, id)."""
-        return self._read("traces", list(TRACE_COLUMNS), "*.parquet")
+        return self._read("traces", list(TRACE_COLUMNS))
 
     def images(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """(cell, id, arrays) of the examples whose images were kept."""
@@ -212,17 +240,62 @@ class RunFolder:
             with np.load(place) as arrays:
                 yield cell, int(image_id), {k: arrays[k] for k in arrays.files}
 
-    def _read(self, part: str, columns: Sequence[str], pattern: str) -> list[dict[str, Any]]:
-        shards = [p for p in sorted((self.path / part).glob(pattern)) if _whole(p)]
-        if not shards:
-            return []
-        with duckdb.connect(config={"threads": 1}) as db:
-            found = db.execute(
-                f"SELECT DISTINCT ON (cell, id) {', '.join(columns)} FROM read_parquet($1, "
-                "filename = true) ORDER BY cell, id, filename",
-                [[str(p) for p in shards]],
-            )
-            return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
+    def _shards(self, section: str) -> list[Path]:
+        return sorted((self.path / section).glob("*.parquet"))
+
+    def _read(self, section: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+        query = (
+            f"SELECT DISTINCT ON (cell, id) {', '.join(columns)} FROM {{}} "
+            "ORDER BY cell, id, filename"
+        )
+        with _database() as db:
+            found = _select(db, query, self._shards(section))
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+@cache
+def _writer() -> duckdb.DuckDBPyConnection:
+    """Made once a process, since it takes longer than a shard; a shard has a cursor of its own."""
+    return _database()
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
+def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> list[Any]:
+    """The rows of `query` over the shards, which stand for its {}.
+
+    All are read at once. Only if that fails is each read alone; those that cannot be are renamed
+    to *.damaged, so that they are made again. Raises BadRun for shards with other columns, which
+    are of another version and not damaged.
+    """
+    table = "read_parquet($1, filename = true)"
+
+    def read(places: list[Path]) -> list[Any]:
+        names = [[str(p) for p in places]]
+        return list(db.execute(query.format(table), names).fetchall()) if places else []
+
+    try:
+        return read(shards)
+    except duckdb.Error:
+        whole = []
+        for place in shards:
+            try:
+                read([place])
+            except duckdb.BinderException as error:
+                raise BadRun(
+                    f"{place} was written by another version of besiege, with other columns: "
+                    "report it with that version, or run into a new folder."
+                ) from error
+            except duckdb.Error:
+                if place.exists():  # another process may have set it aside
+                    place.replace(place.with_suffix(".damaged"))
+            else:
+                whole.append(place)
+        if len(whole) == len(shards):
+            raise
+        return read(whole)
 
 
 def _shard_name(rows: Mapping[str, Any]) -> str:
@@ -243,24 +316,3 @@ def _column(values: Any) -> Any:
 
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
-
-
-def _whole(shard: Path) -> bool:
-    """Whether a shard can be read; one that cannot is renamed to *.damaged and is made again."""
-    try:
-        with duckdb.connect(config={"threads": 1}) as db:
-            db.execute("SELECT count(id) FROM read_parquet($1)", [str(shard)]).fetchall()
-    except duckdb.Error:
-        shard.replace(shard.with_suffix(".damaged"))
-        return False
-    return True
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

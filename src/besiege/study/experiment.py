@@ -137,11 +137,17 @@ class Keep(_Table):
 class EngineTable(_Table):
     """How the work is cut up and where it is done; none of it but micro_batch changes a row."""
 
+    kind: Literal["local", "ray"] = Field(
+        default="local", description="this machine, or [Ray](engines.md)"
+    )
+    address: str | None = Field(
+        default=None, description='of a Ray cluster, HOST:PORT or "auto"; else Ray starts here'
+    )
     batch: int = Field(default=64, ge=1, description="images attacked together")
     micro_batch: int = Field(
         default=32, ge=1, description="rows that the network sees at once, always"
     )
-    workers: int = Field(default=1, ge=1, description="processes")
+    workers: int = Field(default=1, ge=1, description="processes; a cluster has its own number")
     threads: int = Field(default=1, ge=1, description="threads a process")
     device: str = "cpu"
 

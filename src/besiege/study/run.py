@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+
+import numpy as np
 
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
-from besiege.study.experiment import Experiment
+from besiege.study.engines.ray import Ray
+from besiege.study.experiment import EngineTable, Experiment
+from besiege.study.part import Part
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
 from besiege.study.record import environment
@@ -26,66 +31,107 @@ def run_experiment(
     out: Path,
     on_event: OnEvent | None = None,
     engine: Engine | None = None,
+    part: Part | None = None,
 ) -> Path:
     """Attack and judge every cell of `experiment`; returns `out`, a run folder.
 
     Running again resumes: rows that are there stay as they are, those that are missing are made.
     An experiment that was changed adds its new cells; a cell is named by a hash of everything that
     can change a row, so that none is ever mixed with another.
+    part: only that part of the rows; the others' processes may work on `out` at the same time.
 
     Raises BadRun if some batches failed, after all others have been written; and the errors of
     the experiment's parts before anything is attacked.
     Cost: that of its recipes, plus the judge's draws, an example and cell.
     """
+    part = part or Part()
     prepared = prepare(experiment)
     ids = prepared.select()
     prepared.check(ids)
     keep = tuple(ids[: experiment.keep.images])
-    with RunFolder.open(out) as folder:
+    with RunFolder.open(out, part.name) as folder:
         folder.write_experiment(
             experiment.text,
             {"experiment": experiment.resolved(), "cells": prepared.records, "ids": ids},
             environment(experiment.engine.device),
         )
-        tasks = list(_missing(folder, prepared, ids))
-        settings = experiment.engine
-        chosen = engine or local(settings.workers, settings.threads)
-        outcomes = chosen.run(partial(_build, experiment, keep), tasks)
-        _commit(folder, prepared, ids, tasks, outcomes, on_event)
+        work = _missing(folder, prepared, ids, part)
+        build = partial(_build, experiment, keep, tuple(prepared.sieges))
+        chosen = engine or engine_of(experiment.engine)
+        with closing(chosen.run(build, work.tasks())) as outcomes:
+            _commit(folder, prepared, work, outcomes, on_event)
     return out
 
 
-def _build(experiment: Experiment, keep: tuple[int, ...]) -> Prepared:
-    """What each worker makes for itself."""
-    return replace(prepare(experiment), keep=keep)
+def engine_of(settings: EngineTable) -> Engine:
+    """The engine that an experiment asks for."""
+    if settings.kind == "ray":
+        gpus = 1.0 if settings.device.startswith("cuda") else 0.0
+        return Ray(settings.workers, settings.threads, settings.address, gpus)
+    return local(settings.workers, settings.threads)
 
 
-def _missing(folder: RunFolder, prepared: Prepared, ids: list[int]) -> Iterator[Task]:
-    """Batches of the examples that a cell has no row of."""
+def _build(experiment: Experiment, keep: tuple[int, ...], cells: tuple[str, ...]) -> Prepared:
+    """What each worker makes for itself, elsewhere perhaps: it must hold what the caller holds."""
+    prepared = replace(prepare(experiment), keep=keep)
+    if tuple(prepared.sieges) != cells:
+        raise BadRun(
+            "it reads other weights, plugins or a version of besiege other than the run's: every "
+            "machine must see the same files under the same paths."
+        )
+    return prepared
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The rows to make: ids by cell."""
+
+    ids: dict[str, np.ndarray]  # int64: a tenth of the memory of a list
+    size: int  # of a batch
+    asked: int  # rows, those included that are there
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.ids.values()))
+
+    @property
+    def batches(self) -> int:
+        return sum(-(-len(ids) // self.size) for ids in self.ids.values())
+
+    def tasks(self) -> Iterator[Task]:
+        """One batch after another, made when asked for."""
+        for cell, ids in self.ids.items():
+            for start in range(0, len(ids), self.size):
+                yield Task(cell, tuple(ids[start : start + self.size].tolist()))
+
+
+def _missing(folder: RunFolder, prepared: Prepared, ids: list[int], part: Part) -> _Work:
+    """Those of the part's rows that the folder lacks, by cell in the experiment's order."""
     size = prepared.experiment.engine.batch
-    for cell in prepared.sieges:
-        done = folder.finished(cell)
-        rest = [i for i in ids if i not in done]
-        for start in range(0, len(rest), size):
-            yield Task(cell, tuple(rest[start : start + size]))
+    # Cells are named by hashes: sorted, they are shuffled, and no part gets all the cheap recipes.
+    rank = {cell: i for i, cell in enumerate(sorted(prepared.sieges))}
+    asked, work = 0, {}
+    for cell, done in folder.finished(prepared.sieges):
+        share = part.share(ids, size, rank[cell])
+        asked += len(share)
+        work[cell] = np.array([i for i in share if i not in done], dtype=np.int64)
+    return _Work(work, size, asked)
 
 
 def _commit(
     folder: RunFolder,
     prepared: Prepared,
-    ids: list[int],
-    tasks: list[Task],
-    outcomes: Iterator[Outcome],
+    work: _Work,
+    outcomes: Iterable[Outcome],
     on_event: OnEvent | None,
 ) -> None:
     """Write shards as they come; raise for those that failed when all others are written."""
     titles = {r["cell"]: _title(r) for r in prepared.records}
-    total = len(ids) * len(titles)
-    done = total - sum(len(task.ids) for task in tasks)
+    done = work.asked - work.rows
     failures: list[Outcome] = []
     began = time.perf_counter()
     if on_event:
-        on_event(Event("", "resumed" if done else "started", done, total, 0.0))
+        on_event(Event("", "resumed" if done else "started", done, work.asked, 0.0))
     for outcome in outcomes:
         if outcome.shard is None:
             failures.append(outcome)
@@ -94,11 +140,11 @@ def _commit(
         done += len(outcome.task.ids)
         if on_event:
             cell = outcome.task.cell
-            on_event(Event(cell, titles[cell], done, total, time.perf_counter() - began))
+            on_event(Event(cell, titles[cell], done, work.asked, time.perf_counter() - began))
     if failures:
         first = failures[0]
         raise BadRun(
-            f"{len(failures)} of {len(tasks)} batches failed; all others are written and stay. "
+            f"{len(failures)} of {work.batches} batches failed; all others are written and stay. "
             f"First: {titles[first.task.cell]}, ids {first.task.ids[0]} to {first.task.ids[-1]}: "
             f"{first.error} Mend the cause and run the same command again: it resumes."
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple, Protocol, TypeAlias
 
+from besiege.core.errors import BadRun
 from besiege.study.shard import Shard
+
+ATTEMPTS = 3  # of a task whose worker died; then its outcome is an error
 
 
 class Task(NamedTuple):
@@ -36,8 +39,11 @@ class Engine(Protocol):
     tasks' ids, so that it does not matter where or how often one runs; only the caller commits.
     """
 
-    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Outcomes in the order in which they are ready."""
+    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Generator[Outcome]:
+        """Outcomes in the order in which they are ready; closing it ends the workers.
+
+        Raises BadRun if a worker cannot start.
+        """
         ...
 
 
@@ -50,3 +56,17 @@ def attempt(evaluate: Evaluate, task: Task) -> Outcome:
     except Exception as fault:
         error = f"{type(fault).__name__}: {fault}"
     return Outcome(task, shard, error, time.perf_counter() - began)
+
+
+def started(build: Callable[[], Evaluate]) -> Evaluate | BadRun:
+    """What a worker in another process evaluates with, or what to tell the caller instead."""
+    try:
+        return build()
+    except Exception as fault:
+        return BadRun(f"a worker could not start: {type(fault).__name__}: {fault}")
+
+
+def given_up(task: Task, how: object) -> Outcome:
+    """The outcome of a task whose worker died at every attempt."""
+    reason = f"its worker died {ATTEMPTS} times ({how})"
+    return Outcome(task, None, f"{reason}; if memory ran out, lower engine.batch.", 0.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -15,9 +17,16 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from besiege.core.errors import BadRun
-from besiege.study.engines.engine import Engine, Evaluate, Outcome, Task, attempt
-
-ATTEMPTS = 3  # of a task whose worker died; then its outcome is an error
+from besiege.study.engines.engine import (
+    ATTEMPTS,
+    Engine,
+    Evaluate,
+    Outcome,
+    Task,
+    attempt,
+    given_up,
+    started,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class InProcess(Engine):
 
     threads: int = 1
 
-    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Generator[Outcome]:
         """Outcomes in the order of the tasks."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
@@ -59,22 +68,24 @@ class Processes(Engine):
     workers: int = 2
     threads: int = 1
 
-    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Generator[Outcome]:
         """Outcomes in the order in which they are ready."""
-        queue = deque(tasks)
+        waiting, again = iter(tasks), deque[Task]()
         crew: list[_Worker] = []
-        tried: dict[Task, int] = {}
+        tried: Counter[Task] = Counter()
         try:
-            while queue or any(worker.task for worker in crew):
-                while queue and len(crew) < self.workers:
-                    crew.append(self._hire(build))
-                for worker in crew:
-                    if worker.task is None and queue:
-                        worker.task = queue.popleft()
-                        worker.pipe.send(worker.task)
-                for pipe in wait([w.pipe for w in crew if w.task]):
+            while True:
+                while len(crew) < self.workers or any(w.task is None for w in crew):
+                    task = again.popleft() if again else next(waiting, None)
+                    if task is None:
+                        break
+                    self._hand(task, crew, build)
+                busy = [w for w in crew if w.task]
+                if not busy:
+                    return
+                for pipe in wait([w.pipe for w in busy]):
                     worker = next(w for w in crew if w.pipe is pipe)
-                    outcome = self._collect(worker, crew, queue, tried)
+                    outcome = self._collect(worker, crew, again, tried)
                     if outcome is not None:
                         yield outcome
         finally:
@@ -82,11 +93,22 @@ class Processes(Engine):
                 worker.process.kill()
                 worker.process.join()
 
+    def _hand(self, task: Task, crew: list[_Worker], build: Callable[[], Evaluate]) -> None:
+        """Give the task to a worker that has none, a new one if need be."""
+        worker = next((w for w in crew if w.task is None), None)
+        if worker is None:
+            worker = self._hire(build)
+            crew.append(worker)
+        worker.task = task
+        with suppress(OSError):  # it has died: its pipe will say so
+            worker.pipe.send(task)
+
     def _hire(self, build: Callable[[], Evaluate]) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(build, theirs, self.threads), daemon=True)
-        process.start()
+        with _no_interrupts():
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -94,10 +116,10 @@ class Processes(Engine):
         self,
         worker: _Worker,
         crew: list[_Worker],
-        queue: deque[Task],
-        tried: dict[Task, int],
+        again: deque[Task],
+        tried: Counter[Task],
     ) -> Outcome | None:
-        """The worker's answer; None if it died and its task goes back to the queue."""
+        """The worker's answer; None if it died and its task is to be done again."""
         task = worker.task
         assert task is not None
         worker.task = None
@@ -106,33 +128,41 @@ class Processes(Engine):
         except (EOFError, OSError):
             crew.remove(worker)
             worker.process.join()
-            tried[task] = tried.get(task, 0) + 1
+            tried[task] += 1
             if tried[task] < ATTEMPTS:
-                queue.appendleft(task)
+                again.append(task)
                 return None
-            code = worker.process.exitcode
-            return Outcome(task, None, f"its worker died {ATTEMPTS} times (exit code {code})", 0.0)
+            return given_up(task, f"exit code {worker.process.exitcode}")
         if isinstance(answer, BadRun):
             raise answer
         assert isinstance(answer, Outcome)
         return answer
 
 
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Processes started here never see Ctrl-C: it is for the one that started them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(build: Callable[[], Evaluate], pipe: Connection, threads: int) -> None:
     """What a worker process does until its pipe, or its parent, ends."""
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)
-    try:
-        evaluate = build()
-    except Exception as fault:
-        pipe.send(BadRun(f"a worker could not start: {type(fault).__name__}: {fault}"))
-        return
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+    evaluate = started(build)
+    with suppress(EOFError, OSError):  # the parent is gone
+        if isinstance(evaluate, BadRun):
+            pipe.send(evaluate)
             return
-        pipe.send(attempt(evaluate, task))
+        while True:
+            pipe.send(attempt(evaluate, pipe.recv()))
 
 
 def _die_with(parent: int) -> None:
