@@ -131,7 +131,7 @@ def test_a_limit_ends_a_search_with_its_best_point():
         p.ask(X, 0)
     p, meter = problem(BARE, meter=Meter(7), loss=margin())
     found = search(p, pgd(), meter, Plan(10, confirm=1))
-    assert found.spent
+    assert bool(found.spent.all())
     assert bool(THREAT.admits(found.x, X).all())
     assert found.backwards.tolist() == [3] * 5
 
