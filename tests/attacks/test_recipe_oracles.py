@@ -31,13 +31,12 @@ DIFFERENCES = "finite-differences:directions="
 
 @dataclass(frozen=True)
 class Noise(Transform):
-    """Keyed noise on the gradient's scale, more of it on brighter images."""
+    """Keyed noise in proportion to the image."""
 
     size: float = 0.3
     name: str = "noise"
 
     def draw(self, key, shape):
-        drawn.append(key.values)
         return key.normal(*shape)
 
     def forward(self, x, draw):
@@ -48,7 +47,6 @@ class Noise(Transform):
         return {"exact": self.forward}
 
 
-drawn: list[torch.Tensor] = []
 NOISY = Defense(Chain((Noise(),)), MODEL)
 
 
@@ -64,12 +62,13 @@ def found(recipe, defense=BARE, threat=None, rows=slice(None), micro_batch=8, x=
 @pytest.mark.parametrize(
     ("gradients", "steps", "tolerance"),
     [
-        (DIFFERENCES + "16,basis=coordinates", 40, 1e-5),
-        (DIFFERENCES + "64,step=0.01", 40, 0.02),
+        (DIFFERENCES + "16,basis=coordinates", 20, 1e-5),
+        (DIFFERENCES + "64,step=0.01", 10, 0.06),
     ],
 )
 def test_the_optimum_of_a_linear_model_is_reached_by_scores(ball, gradients, steps, tolerance):
-    recipe = Recipe("r", loss="margin", steps=steps, gradients=gradients)
+    attack = "pgd:start=clean,decay=cosine"
+    recipe = Recipe("r", attack, loss="margin", steps=steps, gradients=gradients)
     end = found(recipe, threat=Threat(ball, access="scores"))
     with torch.no_grad():
         change = MODEL(end.x) - MODEL(X)
@@ -93,13 +92,15 @@ def test_estimates_run_on_a_model_that_tells_scores_and_find_what_gradients_find
         layout="array",
     ).double()
     assert told.access == "scores"
-    smallest = 1.01 * float(((MODEL(X)[:, 0] - MODEL(X)[:, 1]).abs() / 1).max())
-    threat = Threat(Linf(smallest / float(largest_gain(MODEL, Linf(1.0), OWN[:1], 1 - OWN[:1]))))
+    with torch.no_grad():
+        short = (MODEL(X)[:, 0] - MODEL(X)[:, 1]).abs().max()
+    eps = 1.01 * float(short / largest_gain(MODEL, Linf(1.0), OWN[:1], 1 - OWN[:1]))
+    threat = Threat(Linf(eps))
     plain = found(Recipe("r", steps=20), threat=threat)
     recipe = Recipe("r", steps=20, gradients=DIFFERENCES + "16,basis=coordinates")
     by_scores = found(recipe, Defense(Chain(), told), threat)
     assert plain.claim.tolist() == by_scores.claim.tolist() == [1.0] * 5
-    with pytest.raises(BadSetting, match='can tell scores only: estimate them .*"finite-differ'):
+    with pytest.raises(BadSetting, match=r"can tell scores only: estimate them"):
         found(Recipe("r"), Defense(Chain(), told))
 
 
@@ -193,34 +194,31 @@ def test_the_limit_holds_with_pilots_or_is_refused():
 
 
 def test_frozen_draws_are_the_same_at_every_step_and_restart():
-    link = NOISY.chain.links[0]
     recipe = Recipe("r", links="frozen", steps=4, restarts=2, draws=3)
-    seen = _seen_draws(recipe, link)
+    seen = _seen_draws(recipe)
     assert len(seen) > 8
     for i in range(5):
         mine = torch.cat([image[owner == i] for owner, image in seen])
         assert bool((mine == mine[:1]).all())
-    fresh = _seen_draws(replace(recipe, links="best"), link)
+    fresh = _seen_draws(replace(recipe, links="best"))
     mine = torch.cat([image[owner == 0] for owner, image in fresh])
     assert len(mine.flatten(1).unique(dim=0)) >= 2 * 4 * 3
 
 
-def _seen_draws(recipe, link):
-    """(which example, its draw) for every call of the link that the search makes."""
-    seen = []
+def _seen_draws(recipe):
+    """(which example, its draw) of every full window that the search puts through the link."""
+    seen, origins = [], KEY.fold("attack", recipe.name).values
 
     @dataclass(frozen=True)
     class Spy(Noise):
         def draw(self, key, shape):
-            owner = (key.origins[:, None] == origins[None]).long().argmax(1)
             made = super().draw(key, shape)
-            seen.append((owner, made))
+            if len(key) == 8:  # no question whether anything is drawn at all
+                seen.append(((key.origins[:, None] == origins).long().argmax(1), made))
             return made
 
-    own = KEY.fold("attack", recipe.name).values
-    origins = own
     found(recipe, Defense(Chain((Spy(),)), MODEL))
-    return seen[:-1] if False else [s for s in seen if len(s[0]) == 8]
+    return seen
 
 
 # Precision
@@ -263,7 +261,7 @@ def test_the_search_is_in_bfloat16_and_its_end_and_the_judge_in_float32():
 def test_a_claim_of_bfloat16_that_float32_does_not_confirm_is_none():
     """Two logits that bfloat16 cannot tell apart, so that the wrong one comes first."""
     weight = torch.zeros(2, 16)
-    weight[:, 0] = torch.tensor([1.0, 1.001])
+    weight[:, 0] = torch.tensor([4.0, 4.004])
     layer = nn.Linear(16, 2, bias=False, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -286,9 +284,9 @@ def test_bfloat16_is_near_float32(device):
         pytest.skip("needs a CUDA device")
     model = linear_classifier(3, SHAPE).to(device)
     x = X.float().to(device)
-    low = in_precision(model, "bfloat16")(x)
+    low = in_precision(model, "bfloat16")(x).detach()
     assert low.dtype == torch.float32
-    assert 0 < float((low - model(x)).abs().max()) < 0.1
+    assert 0 < float((low - model(x).detach()).abs().max()) < 0.1
     assert in_precision(model, "float32") is model
     key = KEY.to(device)
     sieges = [

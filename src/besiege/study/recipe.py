@@ -52,8 +52,8 @@ class Recipe:
         pilots that count as passes), rounded up to a power of two, at most `most_draws`.
     gradients: a spec of the gradients catalog, "finite-differences:directions=64,step=0.01".
     precision: "float32", or "bfloat16" for the classifier during the search (`in_precision`); last
-        and best point meet in float32, and so does the judge. It is made for GPUs, and for CPUs
-        with matrix units.
+        and best point meet in float32, and so does the judge. Since its successes are no facts, no
+        example is dropped early: on a deterministic defense the search may take longer.
     loss: a spec of the loss catalog.  steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     confirm: fresh draws on which the final point is chosen.
