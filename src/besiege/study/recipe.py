@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.attack import Attack, Problem
-from besiege.attacks.catalog import ATTACKS
+from besiege.attacks.catalog import ATTACKS, GRADIENTS
 from besiege.attacks.draws import draws_for
-from besiege.attacks.gradients import GRADIENTS
 from besiege.attacks.loss import LOSSES, Loss
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
 from besiege.attacks.search import Found, Plan, search
