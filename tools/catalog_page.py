@@ -26,6 +26,10 @@ SECTIONS = {
     "recipes": ("Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),
     "attacks": ("Attacks", 'Of a recipe: `attack = "pgd:decay=cosine"`'),
     "losses": ("Losses", 'Of a recipe: `loss = "margin"`'),
+    "gradients": (
+        "Gradients",
+        'Of a recipe: `gradients = "finite-differences:directions=64"`',
+    ),
 }
 # What each setting of a recipe is; one that is missing here fails the build.
 SETTINGS = {
@@ -33,7 +37,12 @@ SETTINGS = {
     "links": "how links are seen that `view` does not name, see below",
     "view": "link -> how it is seen",
     "draws": "draws that one reading, and so one gradient, is the mean of",
+    "cosine": "`draws` chosen by example instead: as many as give the mean gradient this cosine "
+    "with the true mean, at the clean image; in powers of two",
+    "most_draws": "the most that `cosine` may choose",
     "average": "what is averaged: `loss`, `probabilities` or `logits`",
+    "gradients": "where [gradients](catalog.md) come from: `backward` or `finite-differences`",
+    "precision": "of the classifier during the search: `float32` or `bfloat16`",
     "loss": "what is ascended, a [loss](catalog.md)",
     "steps": "of the search",
     "restarts": "searches from different starts; the best point of all counts",

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch.nn import functional
 
 from besiege.attacks.attack import Attack, Point, Problem
 from besiege.attacks.loss import cross_entropy, margin
@@ -52,36 +51,54 @@ def oracle(view=NOISY, loss=None, threat=THREAT, meter=None, **settings):
     return Oracle(view, loss or cross_entropy(), threat, meter or Meter(None), **settings)
 
 
-def by_hand(average, n):
+# loss -> (itself, what it is of one row of logits, larger where the label is lost)
+LOSSES = {
+    "cross-entropy": (cross_entropy(), lambda z, g: z.logsumexp(-1) - z[g]),
+    "margin": (margin(), lambda z, g: torch.cat([z[:g], z[g + 1 :]]).max() - z[g]),
+}
+
+
+def by_hand(average, n, value):
     """Loss and gradient of n draws with plain autograd, an example at a time."""
     keys = KEY.spread("draw", n)
     losses, slopes = [], []
-    for i in range(len(X)):
+    for i, goal in enumerate(GOAL.tolist()):
         leaf = X[i : i + 1].clone().requires_grad_()
         rows = keys[torch.arange(i * n, (i + 1) * n)]
         logits = NOISY.logits(leaf.expand(n, -1, -1, -1), rows)
-        goal = GOAL[i : i + 1]
         if average == "loss":
-            loss = functional.cross_entropy(logits, goal.expand(n))
+            loss = sum(value(z, goal) for z in logits) / n
         elif average == "logits":
-            loss = functional.cross_entropy(logits.mean(0, keepdim=True), goal)
+            loss = value(sum(logits) / n, goal)
         else:
-            loss = -logits.softmax(-1).mean(0).log()[goal[0]]
+            loss = value((sum(z.exp() / z.exp().sum() for z in logits) / n).log(), goal)
         slopes.append(torch.autograd.grad(loss, leaf)[0])
         losses.append(loss.detach())
-    return torch.stack([v.reshape(()) for v in losses]), torch.cat(slopes)
+    return torch.stack(losses), torch.cat(slopes)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4, 64])
 @pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
 @pytest.mark.parametrize("n", [1, 6])
-def test_readings_are_autograds_mean_over_draws(average, n, micro_batch):
-    reading = oracle(draws=n, average=average, micro_batch=micro_batch)(X, GOAL, KEY)
-    loss, slope = by_hand(average, n)
-    if average == "probabilities":  # a loss of log p: equal up to what softmax of log p adds
-        assert torch.allclose(reading.loss, loss, atol=1e-9)
-    assert torch.allclose(reading.loss, loss, atol=1e-9)
-    assert torch.allclose(reading.gradient, slope, atol=1e-9)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_readings_are_autograds_mean_over_draws(average, n, micro_batch, loss, targeted):
+    own, value = LOSSES[loss]
+    threat = Threat(Linf(0.2), targeted)
+    ask = oracle(loss=own, threat=threat, draws=n, average=average, micro_batch=micro_batch)
+    reading = ask(X, GOAL, KEY)
+    wanted, slope = by_hand(average, n, value)
+    sign = -1 if targeted else 1
+    assert torch.allclose(reading.loss, sign * wanted, atol=1e-9)
+    assert torch.allclose(reading.gradient, sign * slope, atol=1e-9)
+
+
+def test_the_averages_differ():
+    """Or the test above would prove little."""
+    found = [by_hand(a, 6, LOSSES["margin"][1])[1] for a in ("loss", "logits", "probabilities")]
+    assert not torch.allclose(found[0], found[2], atol=1e-4)
+    found = [by_hand(a, 6, LOSSES["cross-entropy"][1])[1] for a in ("loss", "logits")]
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
 
 
 def test_shares_won_are_those_of_the_draws():
@@ -131,7 +148,7 @@ def test_a_limit_ends_a_search_with_its_best_point():
         p.ask(X, 0)
     p, meter = problem(BARE, meter=Meter(7), loss=margin())
     found = search(p, pgd(), meter, Plan(10, confirm=1))
-    assert found.spent
+    assert bool(found.spent.all())
     assert bool(THREAT.admits(found.x, X).all())
     assert found.backwards.tolist() == [3] * 5
 

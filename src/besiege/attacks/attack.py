@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -21,6 +21,18 @@ class Ask(Protocol):
     ) -> Reading:
         """A reading at x for goal."""
         ...
+
+
+# Where gradients come from: from an oracle to the one that an attack asks in its place.
+Gradients: TypeAlias = Callable[[Ask], Ask]
+
+
+def backward() -> Gradients:
+    """Backward passes through the defense as the attacker sees it.
+
+    Needs the access "gradients". Cost: as many backwards as forwards.
+    """
+    return lambda oracle: oracle
 
 
 class State(Protocol):

@@ -1,10 +1,11 @@
-"""Every attack by its name."""
+"""Every attack by its name, and every source of gradients."""
 
 from __future__ import annotations
 
-from besiege.attacks.attack import Attack
+from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
 from besiege.attacks.fgsm import fgsm
+from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.gradient_descent import gradient_descent
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
@@ -29,6 +30,19 @@ ATTACKS: Catalog[Attack] = Catalog(
             gradient_descent,
             "Qiu et al. 2020, section 4; Athalye et al. 2018 (arXiv:1802.00420), section 5",
             cases=({}, {"over": "abort"}),
+        ),
+    ],
+)
+
+GRADIENTS: Catalog[Gradients] = Catalog(
+    "gradients",
+    [
+        Entry("backward", backward, "house"),
+        Entry(
+            "finite-differences",
+            FiniteDifferences,
+            "Ilyas et al. 2018 (arXiv:1804.08598); Chen et al. 2017 (arXiv:1708.03999)",
+            cases=({}, {"directions": 16, "basis": "coordinates"}),
         ),
     ],
 )

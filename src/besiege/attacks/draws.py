@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.attack import Problem
-from besiege.core.batch import by_example, row_sum
+from besiege.core.batch import by_example, fold_sum, row_sum
 from besiege.core.errors import BadSetting
 
 
@@ -45,7 +45,7 @@ def draws_for(
         assert reading.gradient is not None
         slopes.append(reading.gradient.double().flatten(1))
     pilot = torch.stack(slopes, 1)  # (B, N, D)
-    mean = by_example(pilot.mean(1), 1)
+    mean = by_example(fold_sum(pilot) / pilots, 1)
     scatter = row_sum((pilot - mean) ** 2) / (pilots - 1)
     signal = row_sum(mean**2) - scatter / pilots
     need = scatter / signal.clamp_min(1e-300) * cosine**2 / (1 - cosine**2)

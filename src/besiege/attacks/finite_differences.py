@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,45 +20,56 @@ BASES = ("gaussian", "coordinates")
 
 @dataclass(frozen=True)
 class FiniteDifferences:
-    """Readings of `oracle` whose gradient is estimated from differences of its losses.
+    """Gradients estimated from differences of losses; forward passes only.
 
-    Stands wherever an oracle does, so that every gradient attack runs under access "scores".
+    Called with an oracle it gives one that stands wherever that did, so that every gradient attack
+    runs under access "scores".
     directions: n, each asked on both sides of x.
     basis: "gaussian": sum (L(x + h u) - L(x - h u)) u / (2 h n) with normal u, the gradient of the
         smoothed loss (Ilyas et al. 2018, arXiv:1804.08598); "coordinates": central
         differences along n of the D entries, picked at random, times D / n: its mean is the
         gradient (Chen et al. 2017, arXiv:1708.03999).
-    width: h, on the [0, 1] pixel scale. What is asked is clipped to [0, 1]; each entry is weighted
+    step: h, on the [0, 1] pixel scale. What is asked is clipped to [0, 1]; each entry is weighted
         by u^2 over what is left of u, so that clipping makes no bias to first order.
     shared: both sides of a direction meet the same draws of the defense. Less noise, but only who
         can run the defense can ask for it: a service draws anew for every query.
     Cost: (2 n + 1) times the oracle's forwards, no backward, counted by its meter.
     """
 
-    oracle: Ask
     directions: int = 20
     basis: str = "gaussian"
-    width: float = 0.01
+    step: float = 0.01
     shared: bool = False
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
             raise unknown("basis", self.basis, BASES, where="finite differences")
-        if self.directions < 1 or not self.width > 0:
+        if self.directions < 1 or not self.step > 0:
             raise BadSetting(
-                "finite differences take directions >= 1 and width > 0, got "
-                f"{self.directions} and {self.width:g}."
+                "finite differences take directions >= 1 and step > 0, got "
+                f"{self.directions} and {self.step:g}."
             )
 
-    def __call__(
-        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+    def __call__(self, oracle: Ask) -> Ask:
+        """The oracle whose readings are `read` of this one."""
+        return partial(self.read, oracle)
+
+    def read(
+        self,
+        oracle: Ask,
+        x: Tensor,
+        goal: Tensor,
+        key: Key,
+        *,
+        gradient: bool = True,
+        draws: int | None = None,
     ) -> Reading:
         """Read x (B, C, H, W) for goal (B,); the gradient is an estimate.
 
         Raises BudgetSpent before the first query beyond the limit; BadSetting where the threat
         grants labels only, or for more coordinates than an image has.
         """
-        reading = self.oracle(x, goal, key, gradient=False, draws=draws)
+        reading = oracle(x, goal, key, gradient=False, draws=draws)
         if not gradient:
             return reading
         if reading.loss is None:
@@ -67,16 +79,16 @@ class FiniteDifferences:
             )
         slope = torch.zeros_like(x)
         for i, direction in enumerate(self._directions(x, key)):
-            ahead = (x + self.width * direction).clamp(0, 1)
-            behind = (x - self.width * direction).clamp(0, 1)
+            ahead = (x + self.step * direction).clamp(0, 1)
+            behind = (x - self.step * direction).clamp(0, 1)
             sides = []
             for side, point in (("ahead", ahead), ("behind", behind)):
                 own = key.fold("difference", i, *(() if self.shared else (side,)))
-                loss = self.oracle(point, goal, own, gradient=False, draws=draws).loss
+                loss = oracle(point, goal, own, gradient=False, draws=draws).loss
                 assert loss is not None
                 sides.append(loss)
-            rise = rows((sides[0] - sides[1]) / (2 * self.width), x)
-            moved = (ahead - behind) / (2 * self.width)
+            rise = rows((sides[0] - sides[1]) / (2 * self.step), x)
+            moved = (ahead - behind) / (2 * self.step)
             slope = slope + rise * torch.where(moved != 0, direction**2 / moved, 0)
         scale = x[0].numel() if self.basis == BASES[1] else 1
         slope = slope * (scale / self.directions)

@@ -88,17 +88,8 @@ class Oracle:
 
         Raises BudgetSpent; BadSetting where the threat does not grant what is asked.
         """
-        if gradient and self.threat.access != "gradients":
-            raise BadSetting(
-                f"this attack asks for gradients, but the threat grants {self.threat.access} only: "
-                "choose an attack that needs less (`besiege list attacks`) or grant gradients."
-            )
-        if gradient and self.view.classifier.access != "gradients":
-            raise BadSetting(
-                f"this attack asks for gradients, but the model {self.view.classifier.name} can "
-                f"tell {self.view.classifier.access} only: choose an attack that needs less "
-                "(`besiege list attacks`), or make points on another model."
-            )
+        if gradient:
+            self._grant()
         n = self.draws if draws is None else draws
         mean_first = self.average != "loss" and n > 1
         cost = n * self.view.passes
@@ -108,6 +99,22 @@ class Oracle:
             return self._reading(self._logits(x, n, keys), None, goal)
         weights = self._weights(self._logits(x, n, keys), goal) if mean_first else None
         return self._with_gradient(x, n, keys, goal, weights)
+
+    def _grant(self) -> None:
+        """Raise BadSetting where threat or model give no gradients."""
+        model = self.view.classifier
+        if "gradients" == self.threat.access == model.access:
+            return
+        limits = {self.threat.access, model.access} - {"gradients"}
+        says = f"the model {model.name} can tell {model.access} only"
+        if self.threat.access != "gradients":
+            says = f"the threat grants {self.threat.access} only"
+        way = 'estimate them (`gradients = "finite-differences"` in the recipe), '
+        raise BadSetting(
+            f"this attack asks for gradients, but {says}: {'' if 'labels' in limits else way}"
+            "choose an attack that needs less (`besiege list attacks`), grant gradients, or make "
+            "points on another model."
+        )
 
     def _logits(self, x: Tensor, n: int, keys: Key) -> Tensor:
         """(B, n, K) logits, forward only."""

@@ -34,6 +34,8 @@ class Plan:
         there; the claim is then a lucky draw as often as not.
     check: another oracle whose successes count, if the view leaves links out (forward only); asked
         once a step, so that a point that wins on the whole defense is not lost.
+    referee: another oracle on which last and best point are compared, if not `check` and not the
+        attack's own (which may be of lower precision); the claims are its.
     observe: called with (step, points, row numbers) every `every` steps; 0 for never.
     """
 
@@ -43,6 +45,7 @@ class Plan:
     confirm: int = 8
     believe_first: bool = False
     check: Ask | None = None
+    referee: Ask | None = None
     observe: Callable[[int, Tensor, Tensor], None] | None = None
     every: int = 0
 
@@ -57,7 +60,8 @@ class Found(NamedTuple):
     backwards: Tensor  # (B,) int64
     loss: Tensor  # (B, restarts x steps) the attacker's loss; the last value is kept once dropped
     won: Tensor  # (B, T) share of its draws that met the goal, likewise
-    spent: bool  # the limit of passes ended the search
+    spent: Tensor  # (B,) bool: the limit of passes ended the search
+    draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
 
 
 class _Ear:
@@ -191,7 +195,7 @@ class _Hunt:
         """
         index, plan = self.alive, self.plan
         p = self.problem.take(index)
-        ask = plan.check or self.problem.oracle
+        ask = plan.check or plan.referee or self.problem.oracle
         key = p.key.fold("settle")
         last = p.threat.submitted(self.last[index], p.x0)
         limit, self.meter.limit = self.meter.limit, None
@@ -221,14 +225,14 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
     forwards an example when the plan is not certain (one when it is).
     """
     hunt = _Hunt(problem, attack, meter, plan)
-    spent = False
+    spent = torch.zeros_like(hunt.lucky)
     for number in range(plan.restarts):
         if len(hunt.alive) == 0:
             break
         try:
             hunt.restart(number)
         except BudgetSpent:
-            spent = True
+            spent[hunt.alive] = True
             break
     # No search, or nothing left of it.
     settled = plan.steps == 0 or (len(hunt.alive) == 0 and not plan.believe_first)

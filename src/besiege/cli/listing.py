@@ -11,7 +11,9 @@ import typer
 def listing(
     shelf: Annotated[
         str | None,
-        typer.Argument(help="transforms, votes, recipes, attacks, losses, balls, models or data."),
+        typer.Argument(
+            help="transforms, votes, recipes, attacks, losses, gradients, balls, models or data."
+        ),
     ] = None,
 ) -> None:
     """List what there is, all of it or one kind."""

@@ -10,7 +10,7 @@ from besiege.core.entry import Catalog
 
 def shelves() -> Mapping[str, Catalog[Any]]:
     """Shelf name -> catalog."""
-    from besiege.attacks.catalog import ATTACKS
+    from besiege.attacks.catalog import ATTACKS, GRADIENTS
     from besiege.attacks.loss import LOSSES
     from besiege.attacks.threat import BALLS
     from besiege.data.catalog import DATASETS
@@ -25,6 +25,7 @@ def shelves() -> Mapping[str, Catalog[Any]]:
         "recipes": RECIPES,
         "attacks": ATTACKS,
         "losses": LOSSES,
+        "gradients": GRADIENTS,
         "balls": BALLS,
         "models": MODELS,
         "data": DATASETS,

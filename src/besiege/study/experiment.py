@@ -102,7 +102,11 @@ class RecipeTable(_Table):
     links: str | None = None
     view: dict[str, str] | None = None
     draws: int | None = None
+    cosine: float | None = None
+    most_draws: int | None = None
     average: str | None = None
+    gradients: str | None = None
+    precision: str | None = None
     loss: str | None = None
     steps: int | None = None
     restarts: int | None = None

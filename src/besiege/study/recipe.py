@@ -6,22 +6,25 @@ The only module that calls `Defense.seen_through`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from besiege.attacks.attack import Attack, Problem
-from besiege.attacks.catalog import ATTACKS
+from besiege.attacks.catalog import ATTACKS, GRADIENTS
+from besiege.attacks.draws import draws_for
 from besiege.attacks.loss import LOSSES, Loss
-from besiege.attacks.oracle import Meter, Oracle
+from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
 from besiege.attacks.search import Found, Plan, search
 from besiege.attacks.threat import Threat
-from besiege.core.entry import Catalog
+from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Shape, Transform
+from besiege.models.precision import PRECISIONS, in_precision
 
 # How a link that the recipe's `view` does not name is seen.
 RULES: Mapping[str, str] = {
@@ -43,6 +46,13 @@ class Recipe:
     links: the rule for links that `view` does not name, one of RULES.
     view: link name -> "SURROGATE", "as-is", "skip", "frozen" or "frozen:SURROGATE".
     draws: draws that each reading averages over; average: what is averaged (see Oracle).
+    cosine: if given, `draws` is chosen for each example in its place, before the search: as many as
+        give the mean gradient at the clean image this cosine with the true mean (`draws_for`, with
+        pilots that count as passes), rounded up to a power of two, at most `most_draws`.
+    gradients: a spec of the gradients catalog, "finite-differences:directions=64,step=0.01".
+    precision: "float32", or "bfloat16" for the classifier during the search (`in_precision`); last
+        and best point meet in float32, and so does the judge. Since its successes are no facts, no
+        example is dropped early: on a deterministic defense the search may take longer.
     loss: a spec of the loss catalog.  steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     believe_first: stop at the first success on any draw and claim it, as published loops do.
@@ -57,7 +67,11 @@ class Recipe:
     links: str = "best"
     view: Mapping[str, str] = field(default_factory=dict)
     draws: int = 1
+    cosine: float | None = None
+    most_draws: int = 64
     average: str = "loss"
+    gradients: str = "backward"
+    precision: str = "float32"
     loss: str = "cross-entropy"
     steps: int = 50
     restarts: int = 1
@@ -68,9 +82,34 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.links not in RULES:
             raise unknown("rule", self.links, RULES, where=f'recipe "{self.name}", links')
-        for key, least in (("draws", 1), ("steps", 0), ("restarts", 1), ("confirm", 1)):
+        for key in ("draws", "most_draws", "steps", "restarts", "confirm"):
+            least = 0 if key == "steps" else 1
             if (got := getattr(self, key)) < least:
                 raise BadSetting(f'recipe "{self.name}": {key} is at least {least}, got {got}.')
+        if self.precision not in PRECISIONS:
+            where = f'recipe "{self.name}"'
+            raise unknown("precision", self.precision, PRECISIONS, where=where)
+        GRADIENTS.build(self.gradients)
+        if self.cosine is not None and not 0 < self.cosine < 1:
+            raise BadSetting(
+                f'recipe "{self.name}": cosine lies between 0 and 1, both excluded, got '
+                f"{self.cosine:g}."
+            )
+        if self.estimates and self.cosine is not None:
+            raise BadSetting(
+                f'recipe "{self.name}": cosine counts the noise of the draws alone, but the '
+                f'gradients "{self.gradients}" add their own: give `draws` instead.'
+            )
+        if self.estimates and self.precision != "float32":
+            raise BadSetting(
+                f'recipe "{self.name}": differences of losses in {self.precision} are rounding '
+                'errors: give precision = "float32" with these gradients.'
+            )
+
+    @property
+    def estimates(self) -> bool:
+        """Whether its gradients are estimates, which take forward passes only."""
+        return parse_spec(self.gradients)[0] != "backward"
 
     def view_of(self, defense: Defense) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
@@ -78,7 +117,12 @@ class Recipe:
         return {**rule, **self.view}
 
     def stops_at(self, defense: Defense) -> str | None:
-        """The link nearest to the classifier that lets no gradient through, if there is one."""
+        """The link nearest to the classifier that lets no gradient through, if there is one.
+
+        None for a recipe that estimates gradients: it sends none through.
+        """
+        if self.estimates:
+            return None
         how = self.view_of(defense)
         for link in reversed(defense.chain.links):
             if how[link.name] == "as-is" and "exact" not in link.surrogates:
@@ -118,6 +162,23 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
+class _Some:
+    """A watch over the rows `of` of a batch, which are searched by themselves."""
+
+    watch: Watch
+    of: Tensor
+
+    @property
+    def every(self) -> int:
+        """The watch's own."""
+        return self.watch.every
+
+    def observe(self, step: int, x: Tensor, index: Tensor) -> None:
+        """Handed on under the batch's row numbers."""
+        self.watch.observe(step, x, self.of[index])
+
+
+@dataclass(frozen=True)
 class Siege:
     """A recipe made ready against one defense and threat: views built, specs looked up."""
 
@@ -133,31 +194,87 @@ class Siege:
         key: of the examples; the search folds ("attack", recipe) into it and can never name the
         judge's stream.
         """
-        recipe, shape = self.recipe, _shape(x0)
-        how = recipe.view_of(self.defense)
-        view = self.defense.seen_through(how)
-        meter = Meter(self.threat.passes)
-        loss = self.opponents.losses.build(recipe.loss)
-        micro = self.opponents.micro_batch
-        draws = recipe.draws if view.is_random(shape) else 1  # equal draws would only cost
-        oracle = Oracle(view, loss, self.threat, meter, draws, recipe.average, micro)
-        whole = Oracle(self.defense, loss, self.threat, meter, micro_batch=micro)
-        faithful = not any(h == "skip" for h in how.values())
-        # Rounding may undo a success, so that it is no fact before the point is handed over.
-        exact = faithful and not self.threat.eight_bit
+        recipe, passes = self.recipe, self.threat.passes
+        own = key.fold("attack", recipe.name)
+        own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
+        if not self._view.is_random(_shape(x0)):
+            return self._search(x0, goal, own, watch, 1, passes)  # equal draws would only cost
+        if recipe.cosine is None:
+            return self._search(x0, goal, own, watch, recipe.draws, passes)
+        draws, cost = self._sized(x0, goal, own)
+        left = None if passes is None else passes - cost.forwards - cost.backwards
+        parts, order = [], []
+        # Examples of one size are a batch of their own: rows never depend on how batches are cut.
+        for n in sorted(set(draws.tolist())):
+            index = (draws == n).nonzero()[:, 0]
+            some = None if watch is None else _Some(watch, index)
+            found = self._search(x0[index], goal[index], own[index], some, n, left)
+            parts.append(found._replace(draws=draws[index]))
+            order.append(index)
+        back = torch.cat(order).argsort()
+        found = Found(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
+        return found._replace(
+            forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
+        )
+
+    @property
+    def _view(self) -> Defense:
+        """The defense as this attacker sees it, in float32."""
+        return self.defense.seen_through(self.recipe.view_of(self.defense))
+
+    def _oracle(self, view: Defense, meter: Meter, draws: int = 1) -> Oracle:
+        recipe, who = self.recipe, self.opponents
+        loss = who.losses.build(recipe.loss)
+        return Oracle(view, loss, self.threat, meter, draws, recipe.average, who.micro_batch)
+
+    def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
+        """What the attack sees: the view in the recipe's precision, gradients from its source."""
+        view = self._view
+        seen = replace(view, classifier=in_precision(view.classifier, self.recipe.precision))
+        ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
+        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
+
+    def _sized(self, x0: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Meter]:
+        """Draws a step of each example, (B,) int64, and what it took to find them out.
+
+        Powers of two, rounded up, are as fine as eight pilots can tell, and make few groups.
+        """
+        recipe, cost = self.recipe, Meter(self.threat.passes)
+        assert recipe.cosine is not None
+        most, problem = recipe.most_draws, self._problem(x0, goal, key, cost, 1)
+        try:
+            need = draws_for(problem, cosine=recipe.cosine, most=most)
+        except BudgetSpent as error:
+            raise BadSetting(
+                f'recipe "{recipe.name}": the limit of {self.threat.passes} passes an image is '
+                f"used up by the pilots that size the draws (cosine = {recipe.cosine:g}): raise "
+                "threat.passes, or give `draws` instead."
+            ) from error
+        powers = [2**i for i in range(most.bit_length()) if 2**i < most]
+        sizes = torch.tensor([*powers, most], device=need.device)
+        return sizes[torch.bucketize(need, sizes)], cost
+
+    def _search(
+        self, x0: Tensor, goal: Tensor, key: Key, watch: Watch | None, draws: int, left: int | None
+    ) -> Found:
+        """Search with `draws` draws a reading and `left` passes an example."""
+        recipe, meter = self.recipe, Meter(left)
+        random, exact = self.defense.is_random(_shape(x0)), recipe.precision == "float32"
+        faithful = "skip" not in recipe.view_of(self.defense).values()
+        whole, view = self._oracle(self.defense, meter), self._oracle(self._view, meter)
         plan = Plan(
             steps=recipe.steps,
             restarts=recipe.restarts,
-            certain=exact and not self.defense.is_random(shape),
-            confirm=recipe.confirm,
+            # Rounding may undo a success, so that it is no fact before the point is handed over.
+            certain=faithful and exact and not random and not self.threat.eight_bit,
+            confirm=recipe.confirm if random else 1,
             check=whole if recipe.check_whole else None,
             believe_first=recipe.believe_first,
+            referee=None if exact else view,
             observe=watch.observe if watch else None,
             every=watch.every if watch else 0,
         )
-        own = key.fold("attack", recipe.name)
-        own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
-        problem = Problem(x0, goal, own, oracle, self.threat, recipe.steps)
+        problem = self._problem(x0, goal, key, meter, draws)
         return search(problem, self.opponents.attacks.build(recipe.attack), meter, plan)
 
 

@@ -16,7 +16,7 @@ from besiege.attacks.search import Found
 from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
 from besiege.study.judge import Judging, Verdict, answers, judge
-from besiege.study.recipe import Siege
+from besiege.study.recipe import Recipe, Siege
 from besiege.study.soundness import unkeyed_links
 
 
@@ -49,11 +49,14 @@ class _Curve:
     key: Key
     judging: Judging
     every: int = 0
-    right: list[Tensor] = field(default_factory=list)
-    won: list[Tensor] = field(default_factory=list)
+    right: dict[int, Tensor] = field(default_factory=dict)  # step -> (B,) shares of draws
+    won: dict[int, Tensor] = field(default_factory=dict)
 
     def observe(self, step: int, x: Tensor, index: Tensor) -> None:
-        """Judge the points of the examples `index`; those already dropped are lost for certain."""
+        """Judge the points of the examples `index`; those already dropped are lost for certain.
+
+        A step may come in several parts, each with its own examples.
+        """
         key = self.key[index].fold("judge", "step", step)
         judged = answers(
             self.siege.defense, x, key, self.judging.step_draws, self.judging.micro_batch
@@ -61,22 +64,17 @@ class _Curve:
         targeted = self.siege.threat.targeted
         right = judged == self.examples.label[index, None]
         met = judged == self.examples.target[index, None] if targeted else ~right
-        self.right.append(self._of_all(right, index, dropped=0.0))
-        self.won.append(self._of_all(met, index, dropped=1.0))
-
-    def _of_all(self, drawn: Tensor, index: Tensor, dropped: float) -> Tensor:
-        """(B,) shares of the draws, where only the examples `index` were asked."""
-        shares = torch.full(self.examples.label.shape, dropped, device=drawn.device)
-        shares[index] = drawn.float().mean(1)
-        return shares
+        sure = torch.ones_like(self.examples.label, dtype=torch.float32)
+        self.right.setdefault(step, 0 * sure)[index] = right.float().mean(1)
+        self.won.setdefault(step, sure)[index] = met.float().mean(1)
 
     def columns(self) -> dict[str, Any]:
         """What the trace of each example holds; a batch dropped whole is observed no more."""
         n, recipe = len(self.examples.ids), self.siege.recipe
         steps = list(range(0, recipe.steps + 1, self.every)) if self.every else []
-        lost = len(steps) - len(self.right)
         sure = torch.ones_like(self.examples.label, dtype=torch.float32)
-        right, won = [*self.right, *[0 * sure] * lost], [*self.won, *[sure] * lost]
+        right = [self.right.get(step, 0 * sure) for step in steps]
+        won = [self.won.get(step, sure) for step in steps]
         none: list[list[float]] = [[] for _ in range(n)]
         return {
             "judged_step": [steps] * n,
@@ -134,7 +132,7 @@ def _given(points: Tensor) -> Found:
     none = torch.zeros(n, dtype=torch.int64, device=points.device)
     trace = points.new_zeros(n, 0)
     claim = points.new_full((n,), torch.nan)
-    return Found(points, claim, none.bool(), none, none, trace, trace, spent=False)
+    return Found(points, claim, none.bool(), none, none, trace, trace, spent=none.bool())
 
 
 def _flags(
@@ -144,15 +142,26 @@ def _flags(
     common = [f"unkeyed: {link} draws from a generator of its own" for link in unkeyed]
     if link := siege.recipe.stops_at(siege.defense):
         common.append(f"no gradient passes {link}")
-    if found.spent:
-        common.append("limit of passes reached")
+    n = len(admitted)
     silent = (verdict.predicted < 0).any(1)
+    draws = [None] * n if found.draws is None else found.draws.tolist()
+    columns = (draws, found.spent.tolist(), admitted.tolist(), silent.tolist())
     return [
         common
+        + ([_sized(siege.recipe, size)] if size else [])
+        + (["limit of passes reached"] if spent else [])
         + ([] if ok else ["point outside the threat: judged at the clean image"])
         + (["no answer on some draws"] if quiet else [])
-        for ok, quiet in zip(admitted.tolist(), silent.tolist(), strict=True)
+        for size, spent, ok, quiet in zip(*columns, strict=True)
     ]
+
+
+def _sized(recipe: Recipe, draws: int) -> str:
+    """How many draws a step an example got; the most allowed may fall short of the cosine."""
+    wanted = f"for cosine {recipe.cosine:g}"
+    if draws < recipe.most_draws:
+        return f"{draws} draws a step {wanted}"
+    return f"{draws} draws a step, the most allowed, {wanted} or less"
 
 
 def _rows(
