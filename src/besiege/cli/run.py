@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from besiege.cli import options
+
 
 def run(
     experiment: Annotated[
@@ -15,14 +17,12 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Run folder, made or resumed. Default: runs/NAME.")
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting changed, as in engine.workers=4. Repeatable."),
-    ] = None,
+    save_images: options.SaveImages = False,
+    change: options.Change = None,
 ) -> None:
     """Attack and judge everything in EXPERIMENT; running again resumes."""
     from besiege.cli.siege import siege
     from besiege.study.experiment import load_experiment
 
-    spec = load_experiment(experiment, change or [])
+    spec = load_experiment(experiment, options.changes(change, save_images))
     siege(spec, out or Path("runs") / experiment.stem)

@@ -40,7 +40,8 @@ def run_experiment(
     prepared = prepare(experiment)
     ids = prepared.select()
     prepared.check(ids)
-    keep = tuple(ids[: experiment.keep.images])
+    wanted = experiment.keep.images
+    keep = tuple(ids if wanted == "all" else ids[:wanted])
     with RunFolder.open(out) as folder:
         folder.write_experiment(
             experiment.text,
@@ -61,13 +62,19 @@ def _build(experiment: Experiment, keep: tuple[int, ...]) -> Prepared:
 
 
 def _missing(folder: RunFolder, prepared: Prepared, ids: list[int]) -> Iterator[Task]:
-    """Batches of the examples that a cell has no row of."""
+    """Batches of the examples that a cell has no row of; an image that is bad fails alone."""
     size = prepared.experiment.engine.batch
-    for cell in prepared.sieges:
-        done = folder.finished(cell)
-        rest = [i for i in ids if i not in done]
-        for start in range(0, len(rest), size):
-            yield Task(cell, tuple(rest[start : start + size]))
+    finished = {cell: folder.finished(cell) for cell in prepared.sieges}
+    lacking = {cell: [i for i in ids if i not in done] for cell, done in finished.items()}
+    bad = prepared.faulty(sorted(set().union(*lacking.values())))
+    for cell, rest in lacking.items():
+        good = [i for i in rest if i not in bad]
+        for start in range(0, len(good), size):
+            yield Task(cell, tuple(good[start : start + size]))
+    for cell, rest in lacking.items():
+        for i in rest:
+            if i in bad:
+                yield Task(cell, (i,))
 
 
 def _commit(
