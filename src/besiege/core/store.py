@@ -220,7 +220,7 @@ class RunFolder:
         """The kept arrays of one example of a cell. Raises BadRun for a damaged or missing file."""
         place = self.image_file(cell, image_id)
         try:
-            with np.load(place) as arrays:
+            with open(place, "rb") as file, np.load(file) as arrays:
                 return {k: arrays[k] for k in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadRun(f"{place} cannot be read ({error}).") from error

@@ -205,11 +205,12 @@ class _Court:
                 self.wrong.append(f"{place} is missing")
             return None
         try:
-            point = torch.from_numpy(self.folder.image(cell, row["id"])["adversarial"])
+            point = torch.from_numpy(self.folder.image(cell, row["id"])["adversarial"]).float()
         except (BadRun, KeyError, TypeError) as error:
             self.wrong.append(f"{place} is damaged: {error}")
             return None
-        if point_hash(point) != row["point"]:
+        same_shape = tuple(point.shape) == self.prepared.images.shape
+        if not same_shape or point_hash(point) != row["point"]:
             self.wrong.append(f"{place} is not the point that was judged: its pixels were changed")
             return None
         return point
