@@ -92,11 +92,15 @@ def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command):
 def test_images_are_brought_to_a_size(home, command):
     images, labels = digits(3)
     write(home / "large", images.repeat(2, axis=1).repeat(3, axis=2), labels)
-    quick = ["--recipe", "none", "--out", "run"]
-    code, _, err = command("evaluate", *OURS, "--images", "large", "--size", "32", *quick)
+    evaluate = ["evaluate", *OURS, "--images", "large", "--size", "32", "--recipe", "none"]
+    code, _, err = command(*evaluate, "--out", "run")
+    assert code == 2
+    assert "say which by order=text or order=number" in err
+    code, _, err = command(*evaluate, "--order", "number", "--out", "run")
     assert code == 0, err
     run = RunFolder(home / "run")
     assert {parts["clean"].shape for _, _, parts in run.images()} == {(1, 32, 32)}
+    assert {row["label"] for row in run.rows()} == set(labels)
 
 
 def unreadable(place):

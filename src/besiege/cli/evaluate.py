@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     size: options.Size = 0,
     channels: options.Channels = 3,
+    order: options.Order = "",
     data: Annotated[
         str | None, typer.Option(help="Instead of --images: see `besiege list data`.")
     ] = None,
@@ -43,7 +44,7 @@ def evaluate(
 
     if (images is None) == (data is None):
         raise BadSetting("give either --images FOLDER or --data SPEC: one of them is needed.")
-    source = data if images is None else options.folder_spec(images, size, channels)
+    source = data if images is None else options.folder_spec(images, size, channels, order)
     assert source is not None
     besiege_one(
         "evaluate",

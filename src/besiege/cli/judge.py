@@ -31,6 +31,7 @@ def judge(
     ] = None,
     size: options.Size = 0,
     channels: options.Channels = 3,
+    order: options.Order = "",
     threat: options.Goal = "linf:eps=8/255",
     targeted: Annotated[
         bool, typer.Option(help="Towards the column target of labels.csv in --clean.")
@@ -62,7 +63,7 @@ def judge(
         raise BadSetting("give RUN, or all of --images, --clean, --model (and --defense).")
     if change:
         raise BadSetting("--set changes settings of RUN, and none was given.")
-    data = options.folder_spec(clean, size, channels)
+    data = options.folder_spec(clean, size, channels, order)
     _images(defense, model, images, data, threat, targeted, draws or 20, seed or 0, out)
 
 

@@ -32,6 +32,10 @@ Size: TypeAlias = Annotated[
     int, typer.Option(help="Side of the square that images are brought to; 0 if all have one size.")
 ]
 Channels: TypeAlias = Annotated[int, typer.Option(help="3 for RGB, 1 for grey.")]
+Order: TypeAlias = Annotated[
+    str,
+    typer.Option(help='What class folders named by numbers mean: "text" (sorted) or "number".'),
+]
 
 
 def changes(change: Sequence[str] | None, save_images: bool) -> list[str]:
@@ -39,10 +43,11 @@ def changes(change: Sequence[str] | None, save_images: bool) -> list[str]:
     return [*(change or ()), *(["keep.images=all"] if save_images else [])]
 
 
-def folder_spec(path: Path, size: int, channels: int) -> str:
+def folder_spec(path: Path, size: int, channels: int, order: str) -> str:
     """The data set of a folder. Raises BadSetting for a path that no spec can hold."""
     from besiege.core.errors import BadSetting
 
     if "," in str(path):
         raise BadSetting(f'"{path}" has a comma in it, which separates settings: rename it.')
-    return f"folder:path={path},size={size},channels={channels}"
+    more = f",order={order}" if order else ""
+    return f"folder:path={path},size={size},channels={channels}{more}"
