@@ -33,8 +33,8 @@ class RandomContrast(torch.nn.Module):
         self.spread, self.noise = spread, noise
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        factor = 1 + self.spread * (torch.rand(1) - 0.5)  # noqa: TID251
-        noisy = (image - 0.5) * factor + 0.5 + self.noise * torch.randn_like(image)  # noqa: TID251
+        factor = 1 + self.spread * (torch.rand(1) - 0.5)
+        noisy = (image - 0.5) * factor + 0.5 + self.noise * torch.randn_like(image)
         return noisy.clamp(0, 1)
 
 

@@ -55,13 +55,13 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def train(images: np.ndarray, labels: np.ndarray, epochs: int = 15) -> None:
     """Adam on batches of 64."""
-    torch.manual_seed(0)  # noqa: TID251
+    torch.manual_seed(0)
     x = torch.from_numpy(images / 255).float()[:, None].expand(-1, 3, -1, -1)
     y = torch.from_numpy(labels)
     network = Network()
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):  # noqa: TID251
+        for rows in torch.randperm(len(x)).split(64):
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
             optimiser.step()
