@@ -10,6 +10,7 @@ from PIL import Image
 import besiege
 from besiege.cli.main import main
 from besiege.core.store import RunFolder
+from besiege.report import page
 from besiege.report.tables import summarise
 
 OWN = """
@@ -78,6 +79,30 @@ def test_a_defense_of_ones_own_against_the_four_attackers(home, command):
     assert len(RunFolder(home / "runs" / "evaluate").kept()) == 40
     code, out, err = command("judge", "runs/evaluate")
     assert (code, out.count("30 of 30")) == (0, 4), err
+
+
+TOML = """
+data = { source = "digits", n = 6 }
+model = "digits-cnn"
+judge = { draws = 1 }
+defense = [{ name = "none" }]
+threat = [{ eps = 0.1 }]
+recipe = [{ kind = "bpda", steps = 1 }]
+"""
+
+
+def test_every_image_is_saved_and_the_page_stays_short(home, command, monkeypatch):
+    (home / "e.toml").write_text(TOML)
+    code, _, err = command("run", "e.toml", "--save-images", "--out", "run")
+    assert code == 0, err
+    assert len(RunFolder(home / "run").kept()) == 6
+    monkeypatch.setattr(page, "STRIPS", 5)
+    chosen = ["--set", "data.n=6", "--steps", "1", "--save-images"]
+    code, _, err = command("attack", *chosen, "--out", "attack")
+    assert code == 0, err
+    assert len(RunFolder(home / "attack").kept()) == 12
+    text = (home / "attack" / "report.html").read_text()
+    assert text.count('<div class="strip">') == 5
 
 
 def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command):
