@@ -74,7 +74,7 @@ def test_a_defense_of_ones_own_against_the_four_attackers(home, command):
     assert code == 0, err
     found = summarise(home / "runs" / "evaluate")
     assert [line.recipe for line in found.lines] == ["none", "oblivious", "bpda", "bpda+eot"]
-    assert all(line.n == 10 and line.defense == "own.py:make_shaken" for line in found.lines)
+    assert all(line.n == 10 and line.defense == "make_shaken" for line in found.lines)
     assert "oblivious" in out
     assert len(RunFolder(home / "runs" / "evaluate").kept()) == 40
     code, out, err = command("judge", "runs/evaluate")
@@ -112,6 +112,7 @@ def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command):
     assert code == 0, err
     found = summarise(home / "run")
     assert [(line.recipe, line.n) for line in found.lines] == [("none", 3), ("bpda", 3)]
+    assert found.lines[0].defense == "bits:bits=4 + make_shaken"
 
 
 def test_images_are_brought_to_a_size(home, command):

@@ -39,7 +39,9 @@ def besiege_one(
 
 
 def _title(chain: str) -> str:
-    """The chain as tables call it: own files without their folders."""
-    from besiege.core.foreign import with_paths
+    """The chain as tables call it: links of one's own by their names alone."""
+    from besiege.core.foreign import foreign_in
+    from besiege.defenses.catalog import split_chain
 
-    return with_paths(chain, lambda path: Path(path).name)
+    links = split_chain(chain)
+    return " + ".join(own.name if (own := foreign_in(link)) else link for link in links)
