@@ -111,8 +111,8 @@ def test_the_first_experiment_runs(tmp_path: Path) -> None:
     assert [line.recipe for line in summarise(folder).lines] == ["none", "bpda+eot"]
 
 
-def test_the_plugin_of_the_page_on_defenses_runs(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "own_defense.md"
+def test_the_plugin_of_the_page_on_transforms_runs(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "own_transform.md"
     classes, *_, entry = (text for _, text in blocks(page, "python"))
     (tmp_path / "my_plugin.py").write_text(classes + entry)
     (plugin,) = (text for _, text in blocks(page, "toml"))

@@ -29,7 +29,7 @@ def test_help_does_not_wait_for_torch():
 def test_help_names_every_command():
     done = besiege("--help")
     assert done.returncode == 0
-    for command in ("demo", "run", "attack", "list", "explain", "report"):
+    for command in ("demo", "run", "attack", "evaluate", "judge", "list", "explain", "report"):
         assert command in done.stdout
 
 
@@ -106,6 +106,23 @@ MISTAKES = [
     (["attack", "--data", "digit"], 'Did you mean "digits"?'),
     (["attack", "--model", "file:no.safetensors"], "no.safetensors"),
     (["demo", "--set", "data.m=3"], "data.m is no key"),
+    (["attack", "--set", "keep.images=some"], "keep.images"),
+    (["evaluate", "--defense", "none", "--model", "digits-cnn"], "--images FOLDER or --data SPEC"),
+    (
+        ["evaluate", "--defense", "no.py:f", "--model", "digits-cnn", "--data", "digits"],
+        'No defense at "',
+    ),
+    (
+        ["evaluate", "--defense", "none", "--model", "no.py:f", "--data", "digits"],
+        'No model at "',
+    ),
+    (["judge"], "give RUN, or all of"),
+    (["judge", "."], "holds no run"),
+    (["judge", ".", "--model", "digits-cnn"], "RUN says what to judge"),
+    (
+        ["judge", "--model", "digits-cnn", "--images", "a", "--clean", "b"],
+        "No folder of images at",
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from besiege.core.errors import BadImages, BadSetting
 from besiege.data.catalog import load_images
+from besiege.data.folder import counterparts, file_names
 
 
 def png(value, height=4, width=6):
@@ -230,3 +231,19 @@ def test_digest_is_over_names_and_sizes(tmp_path):
         assert load_images(write_folder(other / str(number), files)).digest != digest[write_zip]
     again = load_images(f"{write_folder(tmp_path / 'again', CLASSES)},size=4")
     assert again.digest != digest[write_zip]
+
+
+def test_counterparts_have_the_ids_and_labels_of_the_clean_set(tmp_path):
+    clean = load_images(write_folder(tmp_path / "clean", CLASSES))
+    files = {n.replace(".png", ".bmp"): png(9) for n in CLASSES} | {"cat/a.bmp": png(7)}
+    points = counterparts(clean, write_folder(tmp_path / "adv", files).removeprefix("folder:path="))
+    assert (greys(points), greys(clean)) == ([7, 9, 9], [102, 51, 153])
+    assert file_names(points) == ("cat/a.bmp", "cat/b.bmp", "dog/c.bmp")
+    assert torch.equal(points.labels, clean.labels)
+    assert points.digest != clean.digest
+
+
+def test_only_files_have_counterparts(tmp_path):
+    with pytest.raises(BadImages, match="is no set of files"):
+        counterparts(load_images("digits"), str(tmp_path))
+    assert file_names(load_images("digits")) == ()

@@ -1,6 +1,7 @@
 """One offline page, the same bytes twice, and tables that are plain where there is no terminal."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -199,6 +200,20 @@ def test_tables_are_plain_where_there_is_no_terminal(run):
     live = Terminal()
     show(summarise(run), live)
     assert "\x1b" in live.getvalue()
+
+
+def test_a_long_chain_folds_and_leaves_the_figures_whole(run):
+    folder = RunFolder(run)
+    resolved = folder.resolved()
+    for cell in resolved["cells"]:
+        cell["defense"] = " + ".join(["a-link:with=settings"] * 8)
+    (run / "resolved.json").write_text(json.dumps(resolved))
+    stream = io.StringIO()
+    show(summarise(run), stream)
+    text = stream.getvalue()
+    assert "…" not in text
+    assert text.count("a-link:with=settings") >= 8
+    assert "attack success % [95 %]" in text
 
 
 def test_a_notebook_shows_a_table(run):

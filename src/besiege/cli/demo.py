@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from besiege.cli import options
+
 
 def demo(
     imagenet: Annotated[
         bool, typer.Option(help="One photograph and EfficientNet-Lite0 (extra: imagenet).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/demo.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting changed, as in data.n=20.")
-    ] = None,
+    save_images: options.SaveImages = False,
+    change: options.Change = None,
 ) -> None:
     """Handwritten digits, six defenses, four attackers, two goals, one report."""
     from besiege.cli.siege import siege
@@ -23,4 +24,5 @@ def demo(
 
     name = "demo_imagenet" if imagenet else "demo"
     file = Path(__file__).parent / "assets" / f"{name}.toml"
-    siege(load_experiment(file, change or []), out or Path("runs") / name)
+    experiment = load_experiment(file, options.changes(change, save_images))
+    siege(experiment, out or Path("runs") / name)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from besiege.cli import attack, demo, explain, listing, report, run
+from besiege.cli import attack, demo, evaluate, explain, judge, listing, report, run
 from besiege.core.errors import BesiegeError
 
 INTERRUPTED = 130
@@ -21,6 +21,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("attack")(attack.attack)
+app.command("evaluate")(evaluate.evaluate)
+app.command("judge")(judge.judge)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)

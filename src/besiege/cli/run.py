@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from besiege.cli import options
+
 
 def run(
     experiment: Annotated[
@@ -14,10 +16,6 @@ def run(
     ],
     out: Annotated[
         Path | None, typer.Option(help="Run folder, made or resumed. Default: runs/NAME.")
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting changed, as in engine.workers=4. Repeatable."),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="local or ray, as --set engine.kind; see the docs' engines.")
@@ -29,13 +27,15 @@ def run(
         str | None,
         typer.Option(metavar="K/N", help="Only the K-th of N parts; all may share one run folder."),
     ] = None,
+    save_images: options.SaveImages = False,
+    change: options.Change = None,
 ) -> None:
     """Attack and judge everything in EXPERIMENT; running again resumes."""
     from besiege.cli.siege import siege
     from besiege.study.experiment import load_experiment
     from besiege.study.part import Part
 
-    changes = list(change or [])
+    changes = options.changes(change, save_images)
     changes += [f"engine.kind={engine}"] if engine else []
     changes += [f'engine.address="{address}"'] if address else []
     part = Part.parse(shard) if shard else Part()

@@ -14,6 +14,8 @@ import json
 import os
 import socket
 import threading
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -233,12 +235,28 @@ class RunFolder:
         """All traces by cell and id, one per (cell, id)."""
         return self._read("traces", list(TRACE_COLUMNS))
 
+    def kept(self) -> list[tuple[str, int]]:
+        """(cell, id) of the examples whose images were kept."""
+        names = (p.stem.partition("-") for p in sorted((self.path / "images").glob("*.npz")))
+        return [(cell, int(image_id)) for cell, _, image_id in names]
+
+    def image_file(self, cell: str, image_id: int) -> Path:
+        """Where the images of one example of a cell are kept."""
+        return self.path / "images" / f"{cell}-{image_id}.npz"
+
+    def image(self, cell: str, image_id: int) -> dict[str, Any]:
+        """The kept arrays of one example of a cell. Raises BadRun for a damaged or missing file."""
+        place = self.image_file(cell, image_id)
+        try:
+            with open(place, "rb") as file, np.load(file) as arrays:
+                return {k: arrays[k] for k in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadRun(f"{place} cannot be read ({error}).") from error
+
     def images(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """(cell, id, arrays) of the examples whose images were kept."""
-        for place in sorted((self.path / "images").glob("*.npz")):
-            cell, _, image_id = place.stem.partition("-")
-            with np.load(place) as arrays:
-                yield cell, int(image_id), {k: arrays[k] for k in arrays.files}
+        for cell, image_id in self.kept():
+            yield cell, image_id, self.image(cell, image_id)
 
     def _shards(self, section: str) -> list[Path]:
         return sorted((self.path / section).glob("*.parquet"))

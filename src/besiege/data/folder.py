@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.files import existing
-from besiege.data.images import ImageSet
+from besiege.data.images import ImageSet, fingerprint
 from besiege.data.members import Members, open_members
-from besiege.data.pictures import Style, is_picture, picture_set
+from besiege.data.pictures import Pictures, Style, is_picture, picture_set
 
 TABLE = "labels.csv"
 
@@ -48,6 +49,56 @@ def zipped(
     if existing(path, "archive of images", BadImages).is_dir():
         raise BadImages(f'"{path}" is a folder: say folder:path={path}.')
     return _labelled(open_members(path, "archive of images"), size, channels, labels, order)
+
+
+def counterparts(clean: ImageSet, path: str) -> ImageSet:
+    """Other versions of the images of `clean`, adversarial ones say, with its ids and labels.
+
+    path: a folder or archive whose files are paired with those of `clean` by their paths in it; the
+    endings may differ ("cat/1.png" belongs to "cat/1.jpg"). Decoded as those of `clean` are.
+    Raises BadImages for a set that is not of files, and names the first file without a partner.
+    """
+    pictures = clean.pixels
+    if not isinstance(pictures, Pictures):
+        raise BadImages(f"{clean.name} is no set of files: there are no paths to pair by.")
+    members = open_members(path, "folder of images")
+    other = _by_stem([n for n in members.sizes if is_picture(n)], members)
+    own = _by_stem(pictures.names, pictures.members)
+    for stems, partners, here, there in (
+        (own, other, pictures.members, members),
+        (other, own, members, pictures.members),
+    ):
+        if lone := [name for stem, name in stems.items() if stem not in partners]:
+            raise BadImages(
+                f'"{here.where / lone[0]}" has no partner in "{there.where}" ({len(lone)} such): '
+                "a file of the same path is expected there, whatever its ending."
+            )
+    names = tuple(other[stem] for stem in own)
+    return replace(
+        clean,
+        name=members.where.stem,
+        pixels=replace(pictures, members=members, names=names),
+        digest=fingerprint(clean.digest, *(f"{n}\0{members.sizes[n]}" for n in names)),
+    )
+
+
+def file_names(images: ImageSet) -> tuple[str, ...]:
+    """The file of each image, by id; empty for a set that is not of files."""
+    return images.pixels.names if isinstance(images.pixels, Pictures) else ()
+
+
+def _by_stem(names: Sequence[str], members: Members) -> dict[str, str]:
+    """Path without ending -> path."""
+    found: dict[str, str] = {}
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem in found:
+            raise BadImages(
+                f'"{members.where}" holds "{found[stem]}" and "{name}": which of them is meant '
+                "cannot be told, since endings do not count."
+            )
+        found[stem] = name
+    return found
 
 
 def _labelled(members: Members, size: int, channels: int, labels: str, order: str) -> ImageSet:

@@ -107,8 +107,17 @@ def parse_chain(text: str, catalog: Catalog[Transform] = TRANSFORMS) -> Chain:
     """
     if text.strip() in ("", "none"):
         return Chain()
+    return Chain(tuple(_parse_link(part, text, catalog) for part in split_chain(text)))
+
+
+def split_chain(text: str) -> list[str]:
+    """The texts of the links of a chain.
+
+    >>> split_chain("fd + rdg:limit=1e+3")
+    ['fd', 'rdg:limit=1e+3']
+    """
     parts = re.split(r"(?<!\d[eE])\+", text)  # but not the sign in 1e+3
-    return Chain(tuple(_parse_link(part.strip(), text, catalog) for part in parts))
+    return [part.strip() for part in parts]
 
 
 def _parse_link(part: str, text: str, catalog: Catalog[Transform]) -> Transform:

@@ -97,13 +97,15 @@ def _strips(resolved: Mapping[str, Any], run: RunFolder) -> list[Strip]:
     """Images of attacked cells, those of one example side by side."""
     records = {r["cell"]: r for r in resolved["cells"]}
     order = {cell: i for i, cell in enumerate(records)}
-    found = [
-        (image_id, order[cell], strip(records[cell], image_id, parts))
-        for cell, image_id, parts in run.images()
+    attacked = (
+        (image_id, order[cell], cell)
+        for cell, image_id in run.kept()
         if cell in records and records[cell]["recipe_settings"]["attack"] != "none"
+    )
+    return [
+        strip(records[cell], image_id, run.image(cell, image_id))
+        for image_id, _, cell in sorted(attacked)[:STRIPS]
     ]
-    found.sort(key=lambda f: f[:2])
-    return [s for _, _, s in found[:STRIPS]]
 
 
 def _share(share: Interval) -> str:

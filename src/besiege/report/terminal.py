@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich import box
 from rich.console import Console
@@ -14,6 +14,7 @@ from besiege.core.stats import Interval
 from besiege.report.lines import Figures, Line
 
 PLAIN_WIDTH = 150
+LONG = "defense"  # the column that is folded where a table has no room
 
 
 def show(summary: Figures, stream: TextIO) -> None:
@@ -50,7 +51,7 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
 def _table(title: str, lines: list[Line], live: bool) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD if live else box.ASCII2, title_justify="left")
     for name, right in (
-        ("defense", False),
+        (LONG, False),
         ("attacker", False),
         ("accuracy % [95 %]", True),
         ("attack success % [95 %]", True),
@@ -58,7 +59,8 @@ def _table(title: str, lines: list[Line], live: bool) -> Table:
         ("passes", True),
         ("n", True),
     ):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        justify: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(name, justify=justify, no_wrap=name != LONG, overflow="fold")
     before = None
     for line in lines:
         if before not in (None, line.defense):

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.errors import BadSetting, BesiegeError, unknown
@@ -134,7 +134,9 @@ class Judge(_Table):
 class Keep(_Table):
     """What is kept beside the rows."""
 
-    images: int = Field(default=4, ge=0, description="of how many examples the images")
+    images: NonNegativeInt | Literal["all"] = Field(
+        default=4, description='of how many examples the images, or "all"'
+    )
     traces: bool = Field(default=True, description="whether the figures of each step")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
-from besiege.core.errors import BadSetting
+from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
@@ -81,14 +81,40 @@ class Prepared:
 
         Cost: some forwards of the first eight images.
         """
-        if not ids:
+        first = list(ids[:8])
+        if not first:
             return
-        ball = next(iter(self.sieges.values())).threat.ball
-        x = self.examples(tuple(ids[:8]), Threat(ball)).x
+        bad = self.faulty(first)
+        sound = [i for i in first if i not in bad] or first  # if none is, the first says why
+        x = self.examples(tuple(sound), self._plain()).x
         check_classifier(self.classifier, x)
-        key = Key.root(self.experiment.seed, list(ids[:1]), x.device)
+        key = Key.root(self.experiment.seed, sound[:1], x.device)
         for defense in {id(s.defense): s.defense for s in self.sieges.values()}.values():
             check_defense(defense, x[:1], key)
+
+    def faulty(self, ids: Sequence[int]) -> set[int]:
+        """The ids whose images cannot be read or scored.
+
+        Cost: each image is taken once; those of a batch that fails, once more each.
+        """
+        found: set[int] = set()
+        size = self.experiment.engine.batch
+        for start in range(0, len(ids), size):
+            some = ids[start : start + size]
+            if not self._sound(some):
+                found |= {i for i in some if not self._sound([i])}
+        return found
+
+    def _sound(self, ids: Sequence[int]) -> bool:
+        try:
+            self.examples(tuple(ids), self._plain())
+        except BadImages:
+            return False
+        return True
+
+    def _plain(self) -> Threat:
+        """A threat that needs no targets."""
+        return Threat(next(iter(self.sieges.values())).threat.ball)
 
     def select(self) -> list[int]:
         """The ids to attack: the first data.n from data.start on, all or those got right.
@@ -105,7 +131,7 @@ class Prepared:
         bare = Defense(Chain(), self.classifier)
         for start in range(0, len(pool), size):
             ids = tuple(pool[start : start + size])
-            some = self.examples(ids, Threat(next(iter(self.sieges.values())).threat.ball))
+            some = self.examples(ids, self._plain())
             key = Key.root(self.experiment.seed, list(ids), some.x.device)
             label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
             kept += [i for i, ok in zip(ids, (label == some.label).tolist(), strict=True) if ok]

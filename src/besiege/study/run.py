@@ -48,7 +48,8 @@ def run_experiment(
     prepared = prepare(experiment)
     ids = prepared.select()
     prepared.check(ids)
-    keep = tuple(ids[: experiment.keep.images])
+    wanted = experiment.keep.images
+    keep = tuple(ids if wanted == "all" else ids[:wanted])
     with RunFolder.open(out, part.name) as folder:
         folder.write_experiment(
             experiment.text,
@@ -87,6 +88,7 @@ class _Work:
     """The rows to make: ids by cell."""
 
     ids: dict[str, np.ndarray]  # int64: a tenth of the memory of a list
+    alone: frozenset[int]  # ids of bad images, each a batch of its own, so that it fails alone
     size: int  # of a batch
     asked: int  # rows, those included that are there
 
@@ -96,13 +98,18 @@ class _Work:
 
     @property
     def batches(self) -> int:
-        return sum(-(-len(ids) // self.size) for ids in self.ids.values())
+        return sum(1 for _ in self.tasks())
 
     def tasks(self) -> Iterator[Task]:
-        """One batch after another, made when asked for."""
+        """One batch after another, made when asked for; those of bad images come last."""
+        bad = np.array(sorted(self.alone), dtype=np.int64)
         for cell, ids in self.ids.items():
-            for start in range(0, len(ids), self.size):
-                yield Task(cell, tuple(ids[start : start + self.size].tolist()))
+            good = ids[~np.isin(ids, bad)]
+            for start in range(0, len(good), self.size):
+                yield Task(cell, tuple(good[start : start + self.size].tolist()))
+        for cell, ids in self.ids.items():
+            for i in ids[np.isin(ids, bad)].tolist():
+                yield Task(cell, (i,))
 
 
 def _missing(folder: RunFolder, prepared: Prepared, ids: list[int], part: Part) -> _Work:
@@ -115,7 +122,8 @@ def _missing(folder: RunFolder, prepared: Prepared, ids: list[int], part: Part) 
         share = part.share(ids, size, rank[cell])
         asked += len(share)
         work[cell] = np.array([i for i in share if i not in done], dtype=np.int64)
-    return _Work(work, size, asked)
+    lacking = sorted(set().union(*(ids.tolist() for ids in work.values())))
+    return _Work(work, frozenset(prepared.faulty(lacking)), size, asked)
 
 
 def _commit(

@@ -19,6 +19,8 @@ from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe, Siege
 from besiege.study.soundness import unkeyed_links
 
+UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
+
 
 class Examples(NamedTuple):
     """Images to attack, first axis B."""
@@ -139,7 +141,7 @@ def _flags(
     siege: Siege, found: Found, verdict: Verdict, admitted: Tensor, unkeyed: Sequence[str]
 ) -> list[list[str]]:
     """The sentences that a reader of each row must know."""
-    common = [f"unkeyed: {link} draws from a generator of its own" for link in unkeyed]
+    common = [f"{UNKEYED}{link} draws from a generator of its own" for link in unkeyed]
     if link := siege.recipe.stops_at(siege.defense):
         common.append(f"no gradient passes {link}")
     n = len(admitted)
@@ -207,7 +209,8 @@ def _images(
     siege: Siege, examples: Examples, x: Tensor, verdict: Verdict, key: Key, keep: Sequence[int]
 ) -> dict[int, dict[str, Any]]:
     """Clean, adversarial, and what the network sees of both under the judge's first draw."""
-    kept = [i for i, name in enumerate(examples.ids) if name in set(keep)]
+    wanted = set(keep)
+    kept = [i for i, name in enumerate(examples.ids) if name in wanted]
     if not kept:
         return {}
     index = torch.tensor(kept, device=x.device)

@@ -1,0 +1,47 @@
+"""One defense against several attackers, as the options of a command describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def besiege_one(
+    command: str,
+    *,
+    defense: str,
+    model: str,
+    data: str,
+    threat: str,
+    targeted: bool,
+    recipes: Sequence[str],
+    steps: int,
+    changes: Sequence[str],
+    out: Path,
+) -> None:
+    """Run the experiment of one defense and threat into `out`; the clean figure comes first."""
+    from besiege.cli.siege import siege
+    from besiege.core.entry import parse_spec
+    from besiege.study.experiment import experiment_from
+
+    ball, size = parse_spec(threat)
+    attackers = [{"kind": kind, "steps": steps} for kind in recipes if kind != "none"]
+    settings: dict[str, Any] = {
+        "name": f"{command} of {defense}",
+        "data": data,
+        "model": model,
+        "defense": [{"name": _title(defense), "chain": defense}],
+        "threat": [{"ball": ball, "targeted": targeted, **size}],
+        "recipe": [{"kind": "none"}, *attackers],
+    }
+    siege(experiment_from(settings, changes, home=Path(), where=f"besiege {command}"), out)
+
+
+def _title(chain: str) -> str:
+    """The chain as tables call it: links of one's own by their names alone."""
+    from besiege.core.foreign import foreign_in
+    from besiege.defenses.catalog import split_chain
+
+    links = split_chain(chain)
+    return " + ".join(own.name if (own := foreign_in(link)) else link for link in links)

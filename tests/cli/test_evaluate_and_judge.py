@@ -1,0 +1,234 @@
+"""`besiege evaluate` and `besiege judge` on a stranger's files: defense, model and images."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import besiege
+from besiege.cli.main import main
+from besiege.core.store import RunFolder
+from besiege.report import page
+from besiege.report.tables import summarise
+
+OWN = """
+import torch
+import besiege
+
+def make_shaken():
+    return lambda image: (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
+
+def make_model():
+    return besiege.load_model("digits-cnn")
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with a defense, a model, and ten digits as 8-bit class folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    write(tmp_path / "images", *digits())
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line here: its exit code, stdout and stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["besiege", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def digits(n=10):
+    """uint8 (n, H, W) and labels."""
+    x, y, _ = besiege.load_images("digits").take(range(n))
+    return (x[:, 0] * 255).round().byte().numpy(), y.tolist()
+
+
+def write(folder, images, labels, kind="png"):
+    """Class folders; names are the numbers of the images."""
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / str(label) / f"{i}.{kind}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place)
+
+
+OURS = ["--defense", "own.py:make_shaken", "--model", "own.py:make_model", "--channels", "1"]
+QUICK = ["--steps", "2", "--set", "judge.draws=3", "--set", "recipe.bpda+eot.draws=2"]
+
+
+def test_a_defense_of_ones_own_against_the_four_attackers(home, command):
+    code, out, err = command("evaluate", *OURS, "--images", "images", *QUICK, "--save-images")
+    assert code == 0, err
+    found = summarise(home / "runs" / "evaluate")
+    assert [line.recipe for line in found.lines] == ["none", "oblivious", "bpda", "bpda+eot"]
+    assert all(line.n == 10 and line.defense == "make_shaken" for line in found.lines)
+    assert "oblivious" in out
+    assert len(RunFolder(home / "runs" / "evaluate").kept()) == 40
+    code, out, err = command("judge", "runs/evaluate")
+    assert (code, out.count("30 of 30")) == (0, 4), err
+
+
+TOML = """
+data = { source = "digits", n = 6 }
+model = "digits-cnn"
+judge = { draws = 1 }
+defense = [{ name = "none" }]
+threat = [{ eps = 0.1 }]
+recipe = [{ kind = "bpda", steps = 1 }]
+"""
+
+
+def test_every_image_is_saved_and_the_page_stays_short(home, command, monkeypatch):
+    (home / "e.toml").write_text(TOML)
+    code, _, err = command("run", "e.toml", "--save-images", "--out", "run")
+    assert code == 0, err
+    assert len(RunFolder(home / "run").kept()) == 6
+    monkeypatch.setattr(page, "STRIPS", 5)
+    chosen = ["--set", "data.n=6", "--steps", "1", "--save-images"]
+    code, _, err = command("attack", *chosen, "--out", "attack")
+    assert code == 0, err
+    assert len(RunFolder(home / "attack").kept()) == 12
+    text = (home / "attack" / "report.html").read_text()
+    assert text.count('<div class="strip">') == 5
+
+
+def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command):
+    chain = ["--defense", "bits:bits=4 + own.py:make_shaken", "--model", "digits-cnn"]
+    choice = ["--recipe", "none", "--recipe", "bpda", "--n", "3", "--out", "run"]
+    code, _, err = command("evaluate", *chain, "--data", "digits", *choice, "--steps", "1")
+    assert code == 0, err
+    found = summarise(home / "run")
+    assert [(line.recipe, line.n) for line in found.lines] == [("none", 3), ("bpda", 3)]
+    assert found.lines[0].defense == "bits:bits=4 + make_shaken"
+
+
+def test_images_are_brought_to_a_size(home, command):
+    images, labels = digits(3)
+    write(home / "large", images.repeat(2, axis=1).repeat(3, axis=2), labels)
+    evaluate = ["evaluate", *OURS, "--images", "large", "--size", "32", "--recipe", "none"]
+    code, _, err = command(*evaluate, "--out", "run")
+    assert code == 2
+    assert "say which by order=text or order=number" in err
+    code, _, err = command(*evaluate, "--order", "number", "--out", "run")
+    assert code == 0, err
+    run = RunFolder(home / "run")
+    assert {parts["clean"].shape for _, _, parts in run.images()} == {(1, 32, 32)}
+    assert {row["label"] for row in run.rows()} == set(labels)
+
+
+def unreadable(place):
+    place.write_bytes(b"no image")
+
+
+def oversized(place):
+    Image.new("1", (9000, 9000)).save(place)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [(unreadable, "is not a readable image"), (oversized, "has 9000 x 9000 pixels")],
+)
+def test_a_bad_image_among_many_fails_alone(home, command, spoil, says):
+    spoil(home / "images" / "0" / "bad.png")
+    evaluate = ["evaluate", *OURS, "--images", "images", "--n", "0", *QUICK, "--out", "run"]
+    code, out, err = command(*evaluate)
+    assert code == 2
+    assert f'images/0/bad.png" {says}' in err
+    assert all((line.n, line.expected) == (10, 11) for line in summarise(home / "run").lines)
+    assert "10/11" in out
+
+
+def test_a_label_that_the_model_does_not_have_is_named(home, command):
+    shutil.move(home / "images" / "9", home / "images" / "11")
+    images = home / "images"
+    names = sorted(p.relative_to(images) for p in images.rglob("*.png"))
+    lines = [f"{name},{name.parts[0]}" for name in names]
+    (images / "labels.csv").write_text("\n".join(["filename,label", *lines]))
+    code, _, err = command("evaluate", *OURS, "--images", "images", *QUICK, "--out", "run")
+    assert code == 2
+    assert "has a label outside 0..9, the classes of the model" in err
+    assert "label 11" in err
+    assert all((line.n, line.expected) == (9, 10) for line in summarise(home / "run").lines)
+
+
+JUDGE = ["judge", *OURS, "--images", "adv", "--clean", "images", "--draws", "4"]
+
+
+def moved(images, by):
+    return np.clip(images.astype(int) + by, 0, 255).astype(np.uint8)
+
+
+def test_images_of_others_are_audited_and_judged(home, command):
+    images, labels = digits()
+    write(home / "adv", moved(images, 8), labels, "bmp")  # the ending may be another
+    code, out, err = command(*JUDGE, "--threat", "linf:eps=8/255", "--out", "run")
+    assert code == 0, err
+    assert "linf 0.03137, at most 0.03137" in out
+    assert "outside linf 8/255: none" in out
+    rows = RunFolder(home / "run").rows()
+    assert {len(r["predicted"]) for r in rows} == {4}
+    assert sorted(r["label"] for r in rows[:10]) == sorted(labels)
+    assert [line.recipe for line in summarise(home / "run").lines] == ["none", "given"]
+
+
+def test_points_outside_the_threat_are_named_and_judged_clean(home, command):
+    images, labels = digits()
+    images[7] = moved(images[7], 9)
+    write(home / "adv", images, labels)
+    code, out, _ = command(*JUDGE, "--threat", "linf:eps=8/255")
+    assert code == 0
+    assert "outside linf 8/255: 1 (" in out
+    assert f"adv/{labels[7]}/7.png" in out
+    assert "note: point outside the threat: judged at the clean image (1 rows)" in out
+
+
+def test_targets_come_from_the_table(home, command):
+    images, labels = digits()
+    write(home / "adv", images, labels)
+    code, _, err = command(*JUDGE, "--targeted")
+    assert (code, 'column "target" in labels.csv' in err) == (2, True)
+    clean = home / "images"
+    names = [f"{label}/{i}.png" for i, label in enumerate(labels)]
+    lines = [f"{n},{y},{(y + 1) % 10}" for n, y in zip(names, labels, strict=True)]
+    (clean / "labels.csv").write_text("\n".join(["filename,label,target", *lines]))
+    code, _, err = command(*JUDGE, "--targeted", "--out", "run")
+    assert code == 0, err
+    assert all(r["target"] == (r["label"] + 1) % 10 for r in RunFolder(home / "run").rows())
+
+
+@pytest.mark.parametrize(("folder", "other"), [("images", "adv"), ("adv", "images")])
+def test_a_file_without_a_partner_is_named(home, command, folder, other):
+    images, labels = digits()
+    write(home / "adv", images, labels)
+    lone = home / folder / str(labels[2]) / "lone.png"
+    Image.fromarray(images[0]).save(lone)
+    code, out, err = command(*JUDGE)
+    assert (code, out) == (2, "")
+    assert f'"{folder}/{labels[2]}/lone.png" has no partner in "{other}" (1 such)' in err
+
+
+def test_two_files_of_one_name_are_ambiguous(home, command):
+    images, labels = digits()
+    write(home / "adv", images, labels)
+    write(home / "adv", images[:1], labels[:1], "bmp")
+    code, _, err = command(*JUDGE)
+    assert code == 2
+    assert f'"adv" holds "{labels[0]}/0.bmp" and "{labels[0]}/0.png"' in err
+
+
+def test_a_comma_in_a_path_is_refused(home, command):
+    code, _, err = command("evaluate", *OURS, "--images", "a,b")
+    assert (code, "has a comma" in err) == (2, True)
