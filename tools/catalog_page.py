@@ -47,6 +47,7 @@ SETTINGS = {
     "steps": "of the search",
     "restarts": "searches from different starts; the best point of all counts",
     "check_whole": "look for success on the whole defense, forward only, at each step",
+    "believe_first": "stop at the first success on any draw and claim it, as published loops do",
     "confirm": "fresh draws on which the last and the best point meet",
 }
 INTRO = """\

@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
     problem: Problem
     found: Found
-    asked: list[Tensor]
+    asked: list[tuple[Tensor, Tensor]]  # point, clean image; rows that the attack gave up are gone
 
 
 def threats(eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
@@ -46,10 +46,15 @@ def threats(eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
                 yield shape, Threat(ball, targeted)
 
 
+def _clean(key: Key, shape: Shape) -> Tensor:
+    """The clean images of a root key."""
+    return key.fold("x").uniform(*shape)
+
+
 def run(attack: Attack, shape: Shape, threat: Threat, rows: Tensor | None = None) -> Run:
     """Search on some rows of the same images, without dropping any."""
     key = Key.root(3, range(BATCH))
-    x0, goal = key.fold("x").uniform(*shape), key.fold("goal").integers(3)
+    x0, goal = _clean(key, shape), key.fold("goal").integers(3)
     meter, asked = Meter(None), []
     view = Defense(Chain(), linear_classifier(3, shape))
     oracle = Oracle(view, cross_entropy(), threat, meter, micro_batch=MICRO_BATCH)
@@ -57,7 +62,7 @@ def run(attack: Attack, shape: Shape, threat: Threat, rows: Tensor | None = None
     def ask(
         x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
     ) -> Reading:
-        asked.append(x.clone())
+        asked.append((x.clone(), _clean(key.origin(), shape)))
         return oracle(x, goal, key, gradient=gradient, draws=draws)
 
     problem = Problem(x0, goal, key, ask, threat, STEPS)
@@ -70,8 +75,8 @@ def every_point_is_admitted(attack: Attack) -> None:
     """Wherever the oracle is asked, and what comes back at the end."""
     for shape, threat in threats():
         done = run(attack, shape, threat)
-        for i, x in enumerate([*done.asked, done.found.x]):
-            assert bool(threat.admits(x, done.problem.x0).all()), (
+        for i, (x, x0) in enumerate([*done.asked, (done.found.x, done.problem.x0)]):
+            assert bool(threat.admits(x, x0).all()), (
                 f"point {i} of {len(done.asked)} is outside {threat.name}, {shape}"
             )
 
