@@ -41,7 +41,7 @@ REPORT_MAY = ("core.store", "core.stats", "core.errors")
 # Where components live, and the files of the folder that a component may import. What is named
 # catalog or __init__ may import its whole folder, and no component may import it.
 PROTOCOLS = {
-    "defenses": {"transform", "defense"},
+    "defenses": {"transform", "defense", "network"},
     "models": {"classifier", "sources"},
     "data": {"images", "members", "pictures", "download"},
     "attacks": {"attack", "threat", "loss", "oracle", "search"},

@@ -25,7 +25,6 @@ from besiege.defenses.network import (
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 
 
-
 class _Squash(NamedTuple):
     """What stands for the sign in the backward pass."""
 
@@ -122,9 +121,7 @@ class AdversarialTransformation(Transform):
         through = {k: partial(self._searched, squash=squash) for k, squash in SQUASHES.items()}
         return {"identity": identity, **through}
 
-    def _searched(
-        self, x: Tensor, draw: Tensor | None, squash: _Squash | None = None
-    ) -> Tensor:
+    def _searched(self, x: Tensor, draw: Tensor | None, squash: _Squash | None = None) -> Tensor:
         """x + d; with `squash` differentiable, else detached."""
         if len(x) == 0:
             return x
@@ -148,7 +145,10 @@ class AdversarialTransformation(Transform):
         d = torch.zeros_like(x) if draw is None else (2 * draw.to(x) - 1) * self.delta
         for _ in range(self.steps):
             point = x + d if squash else (x + d).detach().requires_grad_()
-            losses = [F.cross_entropy(f(point), y, reduction="sum") for f, y in zip(networks, goals)]
+            losses = [
+                F.cross_entropy(f(point), y, reduction="sum")
+                for f, y in zip(networks, goals, strict=True)
+            ]
             loss = sum(losses[1:], losses[0]) / len(losses)
             (slope,) = torch.autograd.grad(loss, point, create_graph=squash is not None)
             sign = slope.detach().sign()
@@ -172,9 +172,7 @@ class AdversarialTransformation(Transform):
         """f_b, one or several."""
         given = self.model.split(";") if isinstance(self.model, str) else self.model
         several = given if isinstance(given, list | tuple) else (given,)
-        return tuple(
-            classifier_at(f.strip(), device) if isinstance(f, str) else f for f in several
-        )
+        return tuple(classifier_at(f.strip(), device) if isinstance(f, str) else f for f in several)
 
 
 def _grafted(value: Tensor, smooth: Tensor) -> Tensor:

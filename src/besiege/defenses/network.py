@@ -34,7 +34,9 @@ def network_at(spec: str, device: str, what: str) -> Any:
     """
     own = foreign_in(spec)
     if own is None:
-        raise BadSetting(f'{what} is an object, or "path.py:NAME" in a file of yours: got "{spec}".')
+        raise BadSetting(
+            f'{what} is an object, or "path.py:NAME" in a file of yours: got "{spec}".'
+        )
     found = made(own, what)
     if not callable(found):
         raise BadSetting(f"{what}: {own.name} in {own.path} is {found!r}, which cannot be called.")

@@ -13,11 +13,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from besiege.attacks.threat import ACCESS, BALLS, Threat
+from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
 from besiege.core.foreign import paths_in, with_paths
 from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import VOTES
+from besiege.defenses.defense import VOTES, Defense, Deployed
+from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
+from besiege.defenses.transform import Transform
+from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.complaints import explained
 from besiege.study.overrides import override
@@ -38,6 +42,10 @@ def _spec(value: object) -> object:
     """`data = "digits"` for `[data] source = "digits"`."""
     return {"source": value} if isinstance(value, str) else value
 
+
+# Weights of a network inside a link, as in adversarial:model=file:PATH.
+_WEIGHTS = re.compile(r"(\b(?:file:(?:weights=)?|onnx:(?:weights=)?|weights=))([^\s,;+|()]+)")
+_PLAIN = {"chain": "none", "vote": "one", "model": None}
 
 Number = Annotated[float, BeforeValidator(_number)]
 
@@ -68,12 +76,55 @@ class Model(_Table):
     )
 
 
-class DefenseTable(_Table):
-    """One defense: a chain of transforms, and a vote over draws."""
-
-    name: str
+class _Guard(_Table):
     chain: str = Field(default="none", description='links in order, "fd + rdg:limit=0.15"')
     vote: str = Field(default="one", description='"one", "mean:draws=10" or "majority:draws=16"')
+    model: str | None = Field(default=None, description="its own classifier, not that of [model]")
+
+
+class MemberTable(_Guard):
+    """One member of an ensemble, in place of chain, vote and model of the defense."""
+
+    weight: Number = Field(default=1.0, gt=0, description="share of the sum of all weights")
+
+
+class DefenseTable(_Guard):
+    """One defense: a chain of transforms and a vote over draws, or several that answer together."""
+
+    name: str
+    of: Literal[AVERAGES] = Field(  # type: ignore[valid-type]
+        default="logits", description="what the mean over members is of"
+    )
+    member: tuple[MemberTable, ...] = Field(
+        default=(), description="members of an [ensemble](ensembles.md); none for a plain defense"
+    )
+
+    @property
+    def guards(self) -> tuple[_Guard, ...]:
+        """The members, or itself alone."""
+        return self.member or (self,)
+
+    def deployed(
+        self, transforms: Catalog[Transform], classifiers: Mapping[str | None, Classifier]
+    ) -> Deployed:
+        """The defense that this table describes; classifiers: by their source, None for [model]."""
+
+        def built(guard: _Guard) -> Defense:
+            chain = parse_chain(guard.chain, transforms)
+            return Defense(chain, classifiers[guard.model], VOTES.build(guard.vote))
+
+        if not self.member:
+            return built(self)
+        return Ensemble(tuple(Member(built(m), m.weight) for m in self.member), self.of)
+
+    def record(self) -> dict[str, Any]:
+        """What a run folder says of it."""
+        if self.member:
+            members = [member.model_dump(mode="json") for member in self.member]
+            chain = " & ".join(member.chain for member in self.member)
+            return {"chain": chain, "vote": f"mean of {self.of}", "members": members}
+        own = {} if self.model is None else {"model": self.model}
+        return {"chain": self.chain, "vote": self.vote, **own}
 
 
 class ThreatTable(_Table):
@@ -186,10 +237,18 @@ class Experiment(_Table):
         """Every setting with its value, for resolved.json."""
         return self.model_dump(mode="json")
 
-    def python_files(self) -> list[Path]:
-        """The user's own Python files that the experiment names."""
-        specs = [self.model.source, *(d.chain for d in self.defense)]
-        return [*self.plugins, *(path for spec in specs for path in paths_in(spec))]
+    @property
+    def guards(self) -> tuple[_Guard, ...]:
+        """All defenses, with the members of ensembles in their place."""
+        return tuple(guard for defense in self.defense for guard in defense.guards)
+
+    def files(self) -> list[Path]:
+        """The user's own Python files that the experiment names, and weights inside chains."""
+        models = [guard.model for guard in self.guards if guard.model is not None]
+        chains = [guard.chain for guard in self.guards]
+        python = [path for spec in (self.model.source, *chains, *models) for path in paths_in(spec)]
+        weights = [Path(found[2]) for chain in chains for found in _WEIGHTS.finditer(chain)]
+        return [*self.plugins, *python, *weights]
 
     def cells(self, catalogs: Catalogs) -> tuple[CellSpec, ...]:
         """The grid: every defense against every threat by every recipe, filters applied."""
@@ -253,15 +312,18 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
             return with_paths(text, path)
         return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
 
+    def guarded(guard: Any) -> Any:
+        chain = _WEIGHTS.sub(lambda m: m[1] + path(m[2]), with_paths(guard.chain, path))
+        model = guard.model and spec(guard.model)
+        members = {"member": tuple(map(guarded, guard.member))} if hasattr(guard, "member") else {}
+        return guard.model_copy(update={"chain": chain, "model": model, **members})
+
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
             "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
             "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
-            "defense": tuple(
-                d.model_copy(update={"chain": with_paths(d.chain, path)})
-                for d in experiment.defense
-            ),
+            "defense": tuple(map(guarded, experiment.defense)),
         }
     )
 
@@ -283,11 +345,19 @@ def _check(experiment: Experiment, where: str) -> None:
     for i, defense in enumerate(experiment.defense):
         with _at(where, f"defense[{i}].name"):
             _unique(defense.name, links)
-        with _at(where, f"defense[{i}].chain"):
-            chain = parse_chain(defense.chain, catalogs.transforms)
-            links[defense.name] = [link.name for link in chain.links]
-        with _at(where, f"defense[{i}].vote"):
-            VOTES.build(defense.vote)
+        links[defense.name] = []
+        if defense.member and any(getattr(defense, k) != v for k, v in _PLAIN.items()):
+            raise BadSetting(
+                f"{where}, defense[{i}]: {', '.join(_PLAIN)} belong to the members of an ensemble: "
+                "write them in each [[defense.member]]."
+            )
+        for j, guard in enumerate(defense.guards):
+            place = f"defense[{i}].member[{j}]" if defense.member else f"defense[{i}]"
+            with _at(where, f"{place}.chain"):
+                chain = parse_chain(guard.chain, catalogs.transforms)
+                links[defense.name] += [link.name for link in chain.links]
+            with _at(where, f"{place}.vote"):
+                VOTES.build(guard.vote)
     for i, threat in enumerate(experiment.threat):
         with _at(where, f"threat[{i}]"):
             _known(threat.defenses, links)

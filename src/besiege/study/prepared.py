@@ -14,14 +14,13 @@ from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
-from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import VOTES, Defense
+from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
-from besiege.study.experiment import CellSpec, Experiment
+from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
@@ -87,9 +86,13 @@ class Prepared:
         bad = self.faulty(first)
         sound = [i for i in first if i not in bad] or first  # if none is, the first says why
         x = self.examples(tuple(sound), self._plain()).x
-        check_classifier(self.classifier, x)
         key = Key.root(self.experiment.seed, sound[:1], x.device)
-        for defense in {id(s.defense): s.defense for s in self.sieges.values()}.values():
+        defenses = {id(s.defense): s.defense for s in self.sieges.values()}.values()
+        parts = [part.classifier for defense in defenses for part in defense.parts]
+        for classifier in {id(c): c for c in (self.classifier, *parts)}.values():
+            _check_fit(classifier, self.classifier)
+            check_classifier(classifier, x)
+        for defense in defenses:
             check_defense(defense, x[:1], key)
 
     def faulty(self, ids: Sequence[int]) -> set[int]:
@@ -140,6 +143,16 @@ class Prepared:
         return kept[:wanted]
 
 
+def _check_fit(own: Classifier, main: Classifier) -> None:
+    """Refuse a defense's own model for other images or classes than those of [model]."""
+    ours, wanted = ((c.num_classes, c.channels) for c in (own, main))
+    if ours != wanted:
+        raise BadSetting(
+            f"the model {own.name} of a defense has (classes, channels) = {ours}, that of [model] "
+            f"{wanted}: labels would not mean the same."
+        )
+
+
 def random_targets(key: Key, label: Tensor, classes: int) -> Tensor:
     """A target for each example, uniform over the classes that are not its label, (B,) int64."""
     other = key.fold("target").integers(classes - 1)
@@ -168,31 +181,24 @@ def prepare(experiment: Experiment) -> Prepared:
         "targets": experiment.data.targets,
         "model": source,
         "weights": weights_hash(classifier),
-        "plugins": [file_hash(path) for path in experiment.python_files()],
+        "plugins": [file_hash(path) for path in experiment.files()],
     }
+    others = {g.model for g in experiment.guards if g.model is not None}
+    loaded = {
+        spec: load_model(spec, catalogs.models, engine.device, images.shape)
+        for spec in sorted(others)
+    }
+    if loaded:
+        fingerprint["models"] = {spec: weights_hash(model) for spec, model in loaded.items()}
+    classifiers: dict[str | None, Classifier] = {None: classifier, **loaded}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []
     for spec in experiment.cells(catalogs):
-        siege = _siege(spec, catalogs, classifier, opponents)
-        record = describe(
-            siege,
-            judging_of(experiment),
-            defense=spec.defense.name,
-            chain=spec.defense.chain,
-            vote=spec.defense.vote,
-        )
+        defense = spec.defense.deployed(catalogs.transforms, classifiers)
+        siege = Siege(defense, spec.recipe, spec.threat, opponents)
+        judging = judging_of(experiment)
+        record = describe(siege, judging, defense=spec.defense.name, **spec.defense.record())
         cell = cell_hash(record, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
     return Prepared(experiment, catalogs, classifier, images, sieges, records, keep=())
-
-
-def _siege(
-    spec: CellSpec, catalogs: Catalogs, classifier: Classifier, opponents: Opponents
-) -> Siege:
-    defense = Defense(
-        parse_chain(spec.defense.chain, catalogs.transforms),
-        classifier,
-        VOTES.build(spec.defense.vote),
-    )
-    return Siege(defense, spec.recipe, spec.threat, opponents)

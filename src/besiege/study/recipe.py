@@ -6,7 +6,7 @@ The only module that calls `Defense.seen_through`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -22,7 +22,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import Deployed
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.precision import PRECISIONS, in_precision
 
@@ -111,12 +111,12 @@ class Recipe:
         """Whether its gradients are estimates, which take forward passes only."""
         return parse_spec(self.gradients)[0] != "backward"
 
-    def view_of(self, defense: Defense) -> dict[str, str]:
+    def view_of(self, defense: Deployed) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
-        rule = {link.name: _by_rule(self.links, link) for link in defense.chain.links}
+        rule = {link.name: _by_rule(self.links, link) for link in defense.links}
         return {**rule, **self.view}
 
-    def stops_at(self, defense: Defense) -> str | None:
+    def stops_at(self, defense: Deployed) -> str | None:
         """The link nearest to the classifier that lets no gradient through, if there is one.
 
         None for a recipe that estimates gradients: it sends none through.
@@ -124,7 +124,7 @@ class Recipe:
         if self.estimates:
             return None
         how = self.view_of(defense)
-        for link in reversed(defense.chain.links):
+        for link in reversed(defense.links):
             if how[link.name] == "as-is" and "exact" not in link.surrogates:
                 return link.name
         return None
@@ -182,7 +182,7 @@ class _Some:
 class Siege:
     """A recipe made ready against one defense and threat: views built, specs looked up."""
 
-    defense: Defense
+    defense: Deployed
     recipe: Recipe
     threat: Threat
     opponents: Opponents = field(default_factory=Opponents)
@@ -218,11 +218,11 @@ class Siege:
         )
 
     @property
-    def _view(self) -> Defense:
+    def _view(self) -> Deployed:
         """The defense as this attacker sees it, in float32."""
         return self.defense.seen_through(self.recipe.view_of(self.defense))
 
-    def _oracle(self, view: Defense, meter: Meter, draws: int = 1) -> Oracle:
+    def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
         recipe, who = self.recipe, self.opponents
         loss = who.losses.build(recipe.loss)
         return Oracle(view, loss, self.threat, meter, draws, recipe.average, who.micro_batch)
@@ -230,7 +230,7 @@ class Siege:
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
         """What the attack sees: the view in the recipe's precision, gradients from its source."""
         view = self._view
-        seen = replace(view, classifier=in_precision(view.classifier, self.recipe.precision))
+        seen = view.with_classifiers(lambda c: in_precision(c, self.recipe.precision))
         ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
         return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
 
