@@ -253,7 +253,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 def check_view(module: Module) -> Iterator[Finding]:
     """study/recipe.py alone builds what an attacker sees."""
-    if module.name == "study.recipe":
+    if module.name in ("study.recipe", "defenses.ensemble"):  # which hands a view to its members
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and node.attr == "seen_through":

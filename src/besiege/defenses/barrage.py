@@ -28,7 +28,8 @@ class Barrage(Transform):
     """Barrage: at each draw one of several chains, chosen at random, each as likely.
 
     In a chain written as text, "jpeg | bits:bits=3 | median" is a barrage, and brackets hold more
-    than one link: "(jpeg + bits | median) + noise". Views address it as a whole, as "barrage".
+    than one link: "(jpeg + bits) | median + noise" ends with noise in both cases. Views address it
+    as a whole, as "barrage".
 
     chains: transforms of equal output shape, at least two.
 

@@ -101,9 +101,9 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             AdversarialTransformation,
             "Xiao and Zheng 2020, and the code released with it",
             cases=(
-                {"model": Toy(), "steps": 3},
-                {"model": (Toy(), Toy(seed=1)), "steps": 2, "form": "adv"},
-                {"model": Toy(), "steps": 2, "form": "ll"},
+                {"model": Toy(), "steps": 2},
+                {"model": (Toy(), Toy(seed=1)), "steps": 1, "form": "adv"},
+                {"model": Toy(), "steps": 1, "form": "ll"},
             ),
         ),
         Entry(
@@ -136,18 +136,20 @@ def parse_chain(text: str, catalog: Catalog[Transform] = TRANSFORMS) -> Chain:
 
     "other=fd" gives a link another name, which a chain with the same link twice needs.
     "fd | jpeg | median" is one link, a barrage: one of them at each draw. Brackets hold several
-    links together: "(fd + jpeg | median) + noise".
+    links together: "(fd + jpeg) | median + noise" ends with noise in both cases.
     "path.py:NAME" is a link of your own, see `defenses.opaque.own_link`.
     Raises UnknownName for a name or parameter, BadSetting for a value or an empty link.
 
-    >>> parse_chain("bits | other=(jpeg + median)").links[0].name
-    'barrage'
+    >>> parse_chain("bits | (jpeg + median) + fd").name
+    'barrage + fd'
     >>> parse_chain("fd:form=released + rdg:limit=0.15,cells=4 + again=fd").name
     'fd + rdg + again'
     """
     if text.strip() in ("", "none"):
         return Chain()
-    return Chain(tuple(_parse_link(part, text, catalog) for part in split_chain(text)))
+    parsed = (_parse_link(part, text, catalog) for part in split_chain(text))
+    # Brackets around no choice mean nothing.
+    return Chain(tuple(x for p in parsed for x in (p.links if isinstance(p, Chain) else (p,))))
 
 
 def split_chain(text: str) -> list[str]:
@@ -183,8 +185,8 @@ def _parse_link(part: str, text: str, catalog: Catalog[Transform]) -> Transform:
     if len(choices := _split(part, "|")) > 1:
         return Barrage(tuple(_parse_link(choice, text, catalog) for choice in choices))
     if part.startswith("(") and part.endswith(")"):
-        links = [_parse_link(inner, text, catalog) for inner in split_chain(part[1:-1])]
-        return links[0] if len(links) == 1 else Chain(tuple(links))
+        inner = parse_chain(part[1:-1], catalog)
+        return inner.links[0] if len(inner.links) == 1 else inner
     # A setting of a link may itself name an own file: adversarial:model=mine.py:make.
     known = part.partition(":")[0].strip() in catalog
     if not known and (own := foreign_in(part)) is not None:
