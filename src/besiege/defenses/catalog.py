@@ -171,6 +171,8 @@ def _split(text: str, sign: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
+        if depth < 0:
+            break
     if depth:
         raise BadSetting(f'The brackets in "{text}" do not match.')
     return [part.strip() for part in parts]

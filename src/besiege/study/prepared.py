@@ -184,13 +184,13 @@ def prepare(experiment: Experiment) -> Prepared:
         "plugins": [file_hash(path) for path in experiment.files()],
     }
     others = {g.model for g in experiment.guards if g.model is not None}
-    loaded = {
+    loaded: dict[str | None, Classifier] = {
         spec: load_model(spec, catalogs.models, engine.device, images.shape)
         for spec in sorted(others)
     }
     if loaded:
         fingerprint["models"] = {spec: weights_hash(model) for spec, model in loaded.items()}
-    classifiers: dict[str | None, Classifier] = {None: classifier, **loaded}
+    classifiers = {None: classifier, **loaded}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []
     for spec in experiment.cells(catalogs):
