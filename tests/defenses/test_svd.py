@@ -24,8 +24,7 @@ def images(count: int, *shape: int) -> Tensor:
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "space"),
-    [("30", "pixels"), ("50", "pixels"), ("70", "pixels"), ("90", "pixels")]
-    + [("50_normspace", "cifar10")],
+    [*((p, "pixels") for p in ("30", "50", "70", "90")), ("50_normspace", "cifar10")],
 )
 def test_released_outputs(shared: Path, name: str, space: str) -> None:
     folder = shared / "golden" / "p1p3p4"

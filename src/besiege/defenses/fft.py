@@ -34,8 +34,10 @@ class FrequencyCompression(Transform):
         images, hence by mean grey. It matters to `pad` and `highpass` only.
     clip: cut to [0, 1]; the released code does not, and what leaves the range is no image.
 
-    Linear, and self-adjoint in every form, so its own gradient costs as much as the identity's:
-    "exact". "unclipped" is the same without the clip, "identity" ignores the link.
+    Linear, and self-adjoint in every form but for the clip, also in "released", whose mask is not
+    even: so the gradient goes through the filter itself. Surrogates, best first, by the loss after
+    one step of l2 length 0.1 for 50 images of CIFAR-10 on ResNet-20 at 50 %: "exact" 4.12 higher,
+    "unclipped" 4.07, "identity" 2.34.
 
     Source: Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3, and the code released with it.
 

@@ -34,8 +34,11 @@ class LowRank(Transform):
         images, which differ by up to 0.03 at 50 % and 0.2 at 90 % (32 px).
     clip: cut to [0, 1]; the released code does not, and what leaves the range is no image.
 
-    Surrogates: SURROGATES_TEXT
-    Computed in float64; cost per channel about that of 20 products of H x H matrices.
+    Surrogates, best first, by the loss after one step of l2 length 0.1 for 50 images of CIFAR-10 on
+    ResNet-20 at 70 %: "exact", the closed form of the derivative (`ops.low_rank.truncated`; that
+    through the decomposition itself is unstable): 4.0 higher; "identity" 2.7; "projection", U U^T v
+    V V^T on the singular vectors held fixed, 1.2: it lets no new direction in.
+    Computed in float64; cost: one SVD a channel, 20 ms an image at 224 px (one thread).
 
     Source: Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3, and the code released with it.
     """
