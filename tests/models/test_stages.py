@@ -81,14 +81,14 @@ def test_noise_has_its_deviation_and_leaves_its_input_alone() -> None:
 def test_pruning_keeps_the_mean_and_few_activations() -> None:
     h = KEY.fold("h").normal(7, 5)[:1].double()
     h[0, 0] = 0
-    times = 4000
+    times = 1500
     with passing(Key.root(1, range(times))):
         pruned = ActivationPruning(0.5)(h.expand(times, -1, -1))
     p = h.abs() / h.abs().sum()
     chance = 1 - (1 - p) ** round(0.5 * 35)
     deviation = h.abs() * ((1 - chance) / chance.clamp_min(1e-9)).sqrt() / times**0.5
     assert bool(((pruned.mean(0) - h[0]).abs() <= 4.5 * deviation[0] + 1e-12).all())
-    assert abs(float((pruned != 0).double().sum((1, 2)).mean() - chance.sum())) < 0.2
+    assert abs(float((pruned != 0).double().sum((1, 2)).mean() - chance.sum())) < 0.3
     survivors = torch.where(pruned != 0, pruned, torch.nan).nanmean(0)
     torch.testing.assert_close(survivors[1:], (h / chance)[0, 1:])
 

@@ -24,11 +24,12 @@ def disc(height: int, width: int, percent: float) -> Tensor:
     column = torch.arange(width // 2 + 1)
     square = (row * width) ** 2 + (column * height) ** 2  # whole numbers, hence exact ties
     twice = torch.where((column > 0) & (2 * column < width), 2, 1).expand_as(square)
-    rings, ring = square.unique(return_inverse=True)
+    rings, ring = square.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     counts = torch.zeros_like(rings).index_add(0, ring.flatten(), twice.flatten())
     beyond = height * width - counts.cumsum(0)  # frequencies outside of each ring
     last = int((beyond * 100 <= percent * height * width).int().argmax())
-    return ring <= last
+    kept: Tensor = ring <= last
+    return kept
 
 
 def quarters(height: int, width: int, percent: float) -> Tensor:
@@ -71,5 +72,5 @@ def filtered(x: Tensor, mask: Tensor) -> Tensor:
     if len(planes) == 1:  # one plane alone goes through another kernel, which rounds otherwise
         planes = planes.expand(2, -1, -1)
     kept = torch.fft.rfft2(planes) * mask
-    out = torch.fft.irfft2(kept, s=(x.shape[-2], x.shape[-1]))
+    out: Tensor = torch.fft.irfft2(kept, s=(x.shape[-2], x.shape[-1]))
     return out[: x.shape[0] * x.shape[1]].reshape(x.shape)

@@ -74,7 +74,7 @@ def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.where(bad[..., None, None], 0.0, y)
     try:
         u, s, v = torch.linalg.svd(y, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         u, s, v = _one_by_one(y)
     return u, torch.where(bad[..., None], torch.nan, s)[..., None, :], v
 
@@ -115,7 +115,7 @@ def _one_by_one(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for matrix in y.reshape(-1, *y.shape[-2:]):
         try:
             found = torch.linalg.svd(matrix, full_matrices=False)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             array: Any = np.ascontiguousarray(matrix.cpu().numpy())
             slow = scipy.linalg.svd(array, full_matrices=False, lapack_driver="gesvd")
             found = tuple(torch.from_numpy(part).to(y) for part in slow)
