@@ -19,7 +19,10 @@ from scipy.fftpack import dct, idct
 
 from besiege.core.key import Key
 from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.fft import FrequencyCompression
+from besiege.defenses.menet import MENet
 from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Transform
 
 SHAPE = (3, 299, 299)
@@ -74,6 +77,85 @@ def rdg_by_gather(image: Array, rows: Array, columns: Array) -> Array:
     return image[y, x]
 
 
+def fft_by_images(images: Array, percent: float) -> Array:
+    """(B, 3, H, W), an image at a time, its mask made anew: two quarter discs."""
+    out = np.zeros_like(images)
+    _, _, height, width = images.shape
+    half = width // 2 + 1
+    for k, image in enumerate(images):
+        radius = int(np.sqrt(2 * (1 - percent / 100) * height * half / np.pi))
+        y, x = np.ogrid[:height, :half]
+        near = (x**2 + y**2 < radius**2) | (x**2 + (height - 1 - y) ** 2 < radius**2)
+        out[k] = np.fft.irfft2(np.fft.rfft2(image) * near, s=(height, width))
+    return np.clip(out, 0, 1)
+
+
+def svd_by_channels(images: Array, percent: float) -> Array:
+    """(B, 3, H, W), a channel of an image at a time."""
+    out = np.zeros_like(images)
+    rank = int((1 - percent / 100) * images.shape[2])
+    for k, image in enumerate(images):
+        for c, channel in enumerate(image):
+            u, s, v = np.linalg.svd(channel)
+            out[k, c] = u[:, :rank] @ np.diag(s[:rank]) @ v[:rank]
+    return np.clip(out, 0, 1)
+
+
+def usvt_by_images(images: Array, kept: Array) -> Array:
+    """(B, 3, H, W), an image at a time, channels side by side."""
+    out = np.zeros_like(images)
+    for k, (image, mask) in enumerate(zip(images, kept, strict=True)):
+        a, m = np.concatenate(2 * image - 1, axis=1), np.concatenate(mask, axis=1)
+        u, s, v = np.linalg.svd(a * m)
+        sigma = np.zeros(a.shape)
+        for j in range(int(0.8 * len(a))):
+            sigma[j, j] = s[j]
+        out[k] = np.stack(np.split((u @ sigma @ v) / m.mean(), 3, axis=1))
+    return (np.clip(out, -1, 1) + 1) / 2
+
+
+def imputed_by_images(images: Array, kept: Array) -> Array:
+    """(B, 3, H, W), an image at a time: what the package fancyimpute does."""
+    out = np.zeros_like(images)
+    for k, (image, mask) in enumerate(zip(images, kept, strict=True)):
+        a, m = np.concatenate(2 * image - 1, axis=1), np.concatenate(mask, axis=1)
+        x = a * m
+        amount = np.linalg.svd(x, compute_uv=False)[0] / 50
+        for _ in range(100):
+            u, s, v = np.linalg.svd(x, full_matrices=False)
+            y = np.where(m, x, (u * np.maximum(s - amount, 0)) @ v)
+            moved, before = np.linalg.norm((y - x)[~m]), np.linalg.norm(x[~m])
+            x = y
+            if moved < 1e-3 * before:
+                break
+        out[k] = np.stack(np.split(x, 3, axis=1))
+    return (np.clip(out, -1, 1) + 1) / 2
+
+
+def channels() -> None:
+    """Print a table of the lossy channels at 32 px; it has no targets."""
+    key = Key.root(0, range(16))
+    small = FrequencyCompression(percent=90).forward(key.uniform(3, 32, 32), None)
+    usvt, imputed = MENet(), MENet(method="soft-impute")
+    kept = usvt.draw(key.fold("mask"), (3, 32, 32))
+    images, mask = small.double().numpy(), kept.numpy()
+    released = FrequencyCompression(percent=50, form="released")
+    lines: list[tuple[str, Callable[[], object], Transform]] = [
+        ("FFT", lambda: fft_by_images(images, 50), released),
+        ("SVD", lambda: svd_by_channels(images, 50), LowRank()),
+        ("ME-Net, USVT", lambda: usvt_by_images(images, mask), usvt),
+        ("ME-Net, soft-impute", lambda: imputed_by_images(images, mask), imputed),
+    ]
+    table = Table(title="ms an image at 32, one thread, batches of 16 (fastest of 3)")
+    for head in ("operation", "loop over images", "besiege", "times as fast"):
+        table.add_column(head, justify="left" if head == "operation" else "right")
+    for name, loop, link in lines:
+        slow = fastest(loop, 3) / len(small)
+        fast = fastest(lambda link=link: link.forward(small, kept), 3) / len(small)  # type: ignore[misc]
+        table.add_row(name, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}")
+    Console().print(table)
+
+
 def fastest(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
     times = []
@@ -114,6 +196,7 @@ def bench() -> bool:
         ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
         ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
     ]
+    channels()
     torch.set_num_threads(before)
     table = Table(title=f"ms an image at 299, one thread, batches of {BATCH} (fastest of 30)")
     for head in ("operation", "loop over", "loop", "besiege", "times as fast", "target"):

@@ -11,14 +11,17 @@ from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.brightness import Brightness
 from besiege.defenses.contrast import Contrast
 from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.identity import Identity
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.median import Median
+from besiege.defenses.menet import MENet
 from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
+from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Chain, Named, Transform
 
 TRANSFORMS: Catalog[Transform] = Catalog(
@@ -89,6 +92,34 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             Brightness,
             "Dziedzic and Krishnan 2020 (arXiv:2002.03080)",
             cases=({}, {"levels": -16, "rounded": True}),
+        ),
+        Entry(
+            "fft",
+            FrequencyCompression,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3",
+            cases=(
+                {},
+                {"percent": 60, "form": "released", "pad": True},
+                {"form": "squared"},
+                {"percent": 95, "highpass": True},
+            ),
+        ),
+        Entry(
+            "svd",
+            LowRank,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3",
+            cases=({}, {"percent": 80, "rule": "storage"}, {"rank": 2}),
+        ),
+        Entry(
+            "menet",
+            MENet,
+            "Yang et al. 2019 (arXiv:1905.11971), sections 3 and 4",
+            cases=(
+                {},
+                {"matrix": "separate", "keep": 0.9},
+                {"method": "soft-impute"},
+                {"method": "nuclear", "matrix": "separate"},
+            ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
     ],

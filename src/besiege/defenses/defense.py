@@ -13,10 +13,13 @@ from torch import Tensor
 from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
+from besiege.core.passes import passing
 from besiege.defenses.transform import Chain, Frozen, Graft, Shape, Transform
 from besiege.models.classifier import Classifier
+from besiege.models.stages import frozen
 
 ABSTAIN = -1  # the label of an example on which the defense gives no answer
+STAGES = "classifier"  # how a view names the random stages inside the network
 
 
 class Vote(Protocol):
@@ -157,7 +160,7 @@ class Defense:
 
     def is_random(self, shape: Shape) -> bool:
         """Whether two answers to the same image can differ."""
-        return self.chain.draw(Key.root(0, [0]), shape) is not None
+        return self.classifier.draws or self.chain.draw(Key.root(0, [0]), shape) is not None
 
     @property
     def passes(self) -> int:
@@ -169,8 +172,10 @@ class Defense:
         shape = (x.shape[1], x.shape[2], x.shape[3])
         votes = []
         for i in range(self.vote.n):  # one after another: memory stays that of one pass
-            draw = self.chain.draw(key.fold("vote", i), shape)
-            votes.append(self.classifier(self.chain.forward(x, draw)))
+            own = key.fold("vote", i)
+            seen = self.chain.forward(x, self.chain.draw(own, shape))
+            with passing(own.fold(STAGES, "stages")):
+                votes.append(self.classifier(seen))
         return torch.stack(votes, 1)
 
     def logits(self, x: Tensor, key: Key) -> Tensor:
@@ -186,15 +191,24 @@ class Defense:
         """What an attacker builds of this defense. Call it in `study.recipe` only.
 
         view: link name -> a surrogate's name, "as-is", "skip", "frozen" or "frozen:SURROGATE";
-        links that it does not name are seen as they are.
-        Raises UnknownName for a link that is not there.
+        links that it does not name are seen as they are. STAGES stands for the random stages of
+        the classifier, where it has some: "frozen" or "as-is".
+        Raises UnknownName for a link that is not there, or another view of STAGES.
         """
         names = [link.name for link in self.chain.links]
+        stages = self.classifier.draws and STAGES not in names
         for name in view:
-            if name not in names:
-                raise unknown("link", name, names, where=f'a view of the chain "{self.chain.name}"')
+            if name not in (known := [*names, STAGES] if stages else names):
+                raise unknown("link", name, known, where=f'a view of the chain "{self.chain.name}"')
         links = [_seen(link, view.get(link.name, "as-is")) for link in self.chain.links]
-        return replace(self, chain=Chain(tuple(link for link in links if link is not None)))
+        how = view.get(STAGES, "as-is") if stages else "as-is"
+        if how not in ("as-is", "frozen"):
+            raise unknown("view of random stages", how, ["as-is", "frozen"])
+        return replace(
+            self,
+            chain=Chain(tuple(link for link in links if link is not None)),
+            classifier=frozen(self.classifier) if how == "frozen" else self.classifier,
+        )
 
 
 def _seen(link: Transform, how: str) -> Transform | None:

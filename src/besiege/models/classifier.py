@@ -75,6 +75,14 @@ class Classifier(nn.Module):
         """K, the number of logits."""
         return len(self.classes)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the network has random stages: a module in it says so by an attribute `draws`.
+
+        They take their numbers from `core.passes.stage_key`; see `models.stages`.
+        """
+        return any(getattr(module, "draws", False) is True for module in self.network.modules())
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images x (B, channels, H, W) in [0, 1]."""
         self._check_images(x)

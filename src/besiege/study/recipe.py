@@ -22,7 +22,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import STAGES, Defense
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.precision import PRECISIONS, in_precision
 
@@ -114,6 +114,8 @@ class Recipe:
     def view_of(self, defense: Defense) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
         rule = {link.name: _by_rule(self.links, link) for link in defense.chain.links}
+        if self.links == "frozen" and defense.classifier.draws:
+            rule = {STAGES: "frozen", **rule}
         return {**rule, **self.view}
 
     def stops_at(self, defense: Defense) -> str | None:
