@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
-from besiege.core.errors import BadImages, BadSetting
+from besiege.core.errors import BadImages, BadSetting, several
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
@@ -81,44 +81,46 @@ class Prepared:
 
         Cost: some forwards of the first eight images.
         """
-        first = list(ids[:8])
-        if not first:
+        if not ids:
             return
-        bad = self.faulty(first)
-        sound = [i for i in first if i not in bad] or first  # if none is, the first says why
-        x = self.examples(tuple(sound), self._plain()).x
+        sound, bad = self._taken(ids[:8])
+        if not len(sound.x):
+            raise BadImages(several(list(bad.values())))
+        x = sound.x
         check_classifier(self.classifier, x)
-        key = Key.root(self.experiment.seed, sound[:1], x.device)
+        key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
         for defense in {id(s.defense): s.defense for s in self.sieges.values()}.values():
             check_defense(defense, x[:1], key)
 
-    def faulty(self, ids: Sequence[int]) -> set[int]:
-        """The ids whose images cannot be read or scored.
+    def faulty(self, ids: Sequence[int]) -> dict[int, str]:
+        """The ids whose images cannot be read or scored, and why.
 
-        Cost: each image is taken once; those of a batch that fails, once more each.
+        Cost: each image is taken once; those of a batch that fails, up to twice more.
         """
-        found: set[int] = set()
+        found: dict[int, str] = {}
         size = self.experiment.engine.batch
         for start in range(0, len(ids), size):
-            some = ids[start : start + size]
-            if not self._sound(some):
-                found |= {i for i in some if not self._sound([i])}
+            found |= self._taken(ids[start : start + size])[1]
         return found
 
-    def _sound(self, ids: Sequence[int]) -> bool:
+    def _taken(self, ids: Sequence[int]) -> tuple[Examples, dict[int, str]]:
+        """The images that can be scored, without targets, and why the others cannot be."""
+        plain = Threat(next(iter(self.sieges.values())).threat.ball)
+        bad: dict[int, str] = {}
         try:
-            self.examples(tuple(ids), self._plain())
+            return self.examples(tuple(ids), plain), bad
         except BadImages:
-            return False
-        return True
-
-    def _plain(self) -> Threat:
-        """A threat that needs no targets."""
-        return Threat(next(iter(self.sieges.values())).threat.ball)
+            for i in ids:
+                try:
+                    self.examples((i,), plain)
+                except BadImages as error:
+                    bad[i] = str(error)
+        return self.examples(tuple(i for i in ids if i not in bad), plain), bad
 
     def select(self) -> list[int]:
         """The ids to attack: the first data.n from data.start on, all or those got right.
 
+        An image that cannot be scored is among them, so that the run names it in the end.
         Cost: with select = "correct", one forward pass of the bare classifier an image looked at.
         """
         data = self.experiment.data
@@ -130,11 +132,14 @@ class Prepared:
         size = self.experiment.engine.batch
         bare = Defense(Chain(), self.classifier)
         for start in range(0, len(pool), size):
-            ids = tuple(pool[start : start + size])
-            some = self.examples(ids, self._plain())
-            key = Key.root(self.experiment.seed, list(ids), some.x.device)
-            label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
-            kept += [i for i, ok in zip(ids, (label == some.label).tolist(), strict=True) if ok]
+            some, bad = self._taken(pool[start : start + size])
+            found = list(bad)
+            if some.ids:
+                key = Key.root(self.experiment.seed, list(some.ids), some.x.device)
+                label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
+                right = (label == some.label).tolist()
+                found += [i for i, ok in zip(some.ids, right, strict=True) if ok]
+            kept += sorted(found)
             if len(kept) >= wanted:
                 break
         return kept[:wanted]
