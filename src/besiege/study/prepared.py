@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from besiege.attacks.threat import Threat
 from besiege.core.errors import BadImages, BadSetting, several
+from besiege.core.foreign import with_paths
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
@@ -21,7 +23,7 @@ from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
-from besiege.study.experiment import CellSpec, Experiment
+from besiege.study.experiment import CellSpec, Experiment, respelled
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
@@ -171,7 +173,7 @@ def prepare(experiment: Experiment) -> Prepared:
         "seed": experiment.seed,
         "data": images.digest or experiment.data.source,
         "targets": experiment.data.targets,
-        "model": source,
+        "model": respelled(source, _name),
         "weights": weights_hash(classifier),
         "plugins": [file_hash(path) for path in experiment.python_files()],
     }
@@ -186,10 +188,16 @@ def prepare(experiment: Experiment) -> Prepared:
             chain=spec.defense.chain,
             vote=spec.defense.vote,
         )
-        cell = cell_hash(record, fingerprint)
+        named = {**record, "chain": with_paths(spec.defense.chain, _name)}
+        cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
     return Prepared(experiment, catalogs, classifier, images, sieges, records, keep=())
+
+
+def _name(path: str) -> str:
+    """What counts of a path in a cell's hash: weights and own files have hashes of their own."""
+    return Path(path).name
 
 
 def _siege(
