@@ -34,7 +34,14 @@ def test_the_demo_ends_in_a_report_and_resumes(tmp_path):
 
 def test_the_demo_keeps_every_image_and_is_judged_again(tmp_path, monkeypatch, capsys):
     steps = [f"recipe[{i}].steps=1" for i in (1, 2, 3)]
-    small = ["data.n=2", "keep.images=0", "judge.draws=2", "judge.every=0", "engine.workers=1", *steps]
+    small = [
+        "data.n=2",
+        "keep.images=0",
+        "judge.draws=2",
+        "judge.every=0",
+        "engine.workers=1",
+        *steps,
+    ]
     changes = [word for change in small for word in ("--set", change)]
     run = str(tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["besiege", "demo", "--save-images", "--out", run, *changes])

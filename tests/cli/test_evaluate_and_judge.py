@@ -146,7 +146,7 @@ def test_a_bad_image_among_many_fails_alone(home, command, spoil, says):
     evaluate = ["evaluate", *OURS, "--images", "images", "--n", "0", *QUICK, "--out", "run"]
     code, out, err = command(*evaluate)
     assert code == 2
-    assert '1 image cannot be scored; all others are written and stay.\n  id 1: "' in err
+    assert '1 image cannot be scored; all others are written and stay.\n  "' in err
     assert f'images/0/bad.png" {says}' in err
     assert all((line.n, line.expected) == (10, 11) for line in summarise(home / "run").lines)
     assert "10/11" in out

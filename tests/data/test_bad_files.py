@@ -116,7 +116,9 @@ def test_all_that_are_bad_are_named_and_each_file_is_read_once(tmp_path, monkeyp
         images.take(range(9))
     assert len(seen) == len(set(seen)) == 9
     lines = str(caught.value).splitlines()
-    assert [f"{i}.png" in line for i, line in zip((0, 1, 2, 3, 5), lines, strict=False)] == 5 * [True]
+    assert [f"{i}.png" in line for i, line in zip((0, 1, 2, 3, 5), lines, strict=False)] == 5 * [
+        True
+    ]
     assert lines[5:] == ["  and 3 more."]
 
 

@@ -163,7 +163,7 @@ def audit(images: ImageSet) -> list[tuple[int, str]]:
 
 
 def each(read: Callable[[int], T], ids: Tensor) -> list[T]:
-    """read(id) for every id. Raises BadImages, naming all that raise it (up to five, and a count)."""
+    """read(id) for every id. Raises BadImages, naming those that raise it (`several`)."""
     found, bad = [], []
     for i in ids.tolist():
         try:

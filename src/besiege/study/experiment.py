@@ -262,8 +262,12 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
-            "data": experiment.data.model_copy(update={"source": respelled(experiment.data.source, path)}),
-            "model": experiment.model.model_copy(update={"source": respelled(experiment.model.source, path)}),
+            "data": experiment.data.model_copy(
+                update={"source": respelled(experiment.data.source, path)}
+            ),
+            "model": experiment.model.model_copy(
+                update={"source": respelled(experiment.model.source, path)}
+            ),
             "defense": tuple(
                 d.model_copy(update={"chain": with_paths(d.chain, path)})
                 for d in experiment.defense

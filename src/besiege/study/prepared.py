@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
-from besiege.core.errors import BadImages, BadSetting, several
+from besiege.core.errors import BadImages, BadSetting
 from besiege.core.foreign import with_paths
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
@@ -85,9 +85,8 @@ class Prepared:
         """
         if not ids:
             return
-        sound, bad = self._taken(ids[:8])
-        if not len(sound.x):
-            raise BadImages(several(list(bad.values())))
+        sound, _ = self._taken(ids[:8])
+        sound = sound or self.examples(tuple(ids[:8]), self._plain())  # which says why none is
         x = sound.x
         check_classifier(self.classifier, x)
         key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
@@ -105,10 +104,9 @@ class Prepared:
             found |= self._taken(ids[start : start + size])[1]
         return found
 
-    def _taken(self, ids: Sequence[int]) -> tuple[Examples, dict[int, str]]:
-        """The images that can be scored, without targets, and why the others cannot be."""
-        plain = Threat(next(iter(self.sieges.values())).threat.ball)
-        bad: dict[int, str] = {}
+    def _taken(self, ids: Sequence[int]) -> tuple[Examples | None, dict[int, str]]:
+        """The images that can be scored, if any, without targets; and why the others cannot be."""
+        plain, bad = self._plain(), dict[int, str]()
         try:
             return self.examples(tuple(ids), plain), bad
         except BadImages:
@@ -117,7 +115,12 @@ class Prepared:
                     self.examples((i,), plain)
                 except BadImages as error:
                     bad[i] = str(error)
-        return self.examples(tuple(i for i in ids if i not in bad), plain), bad
+        sound = tuple(i for i in ids if i not in bad)
+        return (self.examples(sound, plain) if sound else None), bad
+
+    def _plain(self) -> Threat:
+        """A threat that needs no targets."""
+        return Threat(next(iter(self.sieges.values())).threat.ball)
 
     def select(self) -> list[int]:
         """The ids to attack: the first data.n from data.start on, all or those got right.
@@ -136,7 +139,7 @@ class Prepared:
         for start in range(0, len(pool), size):
             some, bad = self._taken(pool[start : start + size])
             found = list(bad)
-            if some.ids:
+            if some:
                 key = Key.root(self.experiment.seed, list(some.ids), some.x.device)
                 label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
                 right = (label == some.label).tolist()

@@ -154,7 +154,7 @@ def _commit(
             on_event(Event(cell, titles[cell], done, work.asked, time.perf_counter() - began))
     complaints = []
     if work.bad:
-        why = several([f"id {i}: {reason}" for i, reason in work.bad.items()])
+        why = several(list(work.bad.values()))
         complaints.append(f"{_images(len(work.bad))}; all others are written and stay.\n  {why}")
     if failures:
         first = failures[0]
