@@ -144,9 +144,7 @@ def test_weights_of_two_networks_are_not_guessed(weights):
 def test_weights_for_imagenet_are_refused_with_what_to_do(weights):
     """torchvision's own resnet18 has the same keys, and a first convolution of 7 x 7."""
     content = tensors(RESNET18_64, 1000) | {"conv1.weight": torch.zeros(64, 3, 7, 7)}
-    says = (
-        r'Nearest is resnet18-64, but "conv1.weight" is \(64, 3, 7, 7\).*torchvision:NAME or'
-    )
+    says = r'Nearest is resnet18-64, but "conv1.weight" is \(64, 3, 7, 7\).*torchvision:NAME or'
     with pytest.raises(BadModel, match=says):
         load_model(f"file:{weights(content)}")
 
