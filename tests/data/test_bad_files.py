@@ -105,6 +105,23 @@ def test_a_file_that_went_away(opened, tmp_path):
     assert [i for i, _ in audit(again)] == [1]
 
 
+def test_all_that_are_bad_are_named_and_each_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+    for i in range(9):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(GOOD if i == 4 else b"")
+    images = load_images(f"folder:path={tmp_path}")
+    read, seen = members.Members.read, []
+    monkeypatch.setattr(members.Members, "read", lambda m, n: seen.append(n) or read(m, n))
+    with pytest.raises(BadImages) as caught:
+        images.take(range(9))
+    assert len(seen) == len(set(seen)) == 9
+    lines = str(caught.value).splitlines()
+    assert [f"{i}.png" in line for i, line in zip((0, 1, 2, 3, 5), lines, strict=False)] == 5 * [
+        True
+    ]
+    assert lines[5:] == ["  and 3 more."]
+
+
 def test_too_many_bytes(opened, monkeypatch):
     images = opened(GOOD)
     monkeypatch.setattr(members, "MOST_BYTES", len(GOOD) - 1)

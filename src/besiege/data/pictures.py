@@ -17,11 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from besiege.core.errors import BadImages, BadSetting
-from besiege.data.images import ImageSet, fingerprint, from_bytes
+from besiege.data.images import ImageSet, each, fingerprint, from_bytes
 from besiege.data.members import Members
 
 MOST_PIXELS = 1 << 26  # of one file, as its header says; 8192 x 8192
-HELP = "Replace the file, or leave it out; besiege.data.images.audit lists all that are bad."
+HELP = "Replace the file, or leave it out."
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -67,11 +67,11 @@ class Pictures:
     shape: tuple[int, ...]
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Read and decode. Raises BadImages, naming the first file that is wrong."""
-        images = [self._one(self.names[i]) for i in ids.tolist()]
-        return from_bytes(torch.from_numpy(np.stack(images)))
+        """Read and decode. Raises BadImages, naming the files that are wrong."""
+        return from_bytes(torch.from_numpy(np.stack(each(self._one, ids))))
 
-    def _one(self, name: str) -> np.ndarray:
+    def _one(self, i: int) -> np.ndarray:
+        name = self.names[i]
         where = str(self.members.where / name)
         image = decode(self.members.read(name), self.style, where)
         if image.shape != self.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -239,25 +239,35 @@ def experiment_from(
     return experiment
 
 
+def respelled(source: str, change: Callable[[str], str]) -> str:
+    """The source of a model or of data with every path in it changed.
+
+    >>> respelled("file:a/w.safetensors", "../".__add__), respelled("zip:path=a,size=8", str.upper)
+    ('file:../a/w.safetensors', 'zip:path=A,size=8')
+    """
+    kind, _, rest = source.partition(":")
+    if kind in ("file", "onnx") and not rest.startswith("weights="):
+        return f"{kind}:{change(rest)}"
+    if paths_in(source):
+        return with_paths(source, change)
+    return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={change(m[2])}", source)
+
+
 def _rooted(experiment: Experiment, home: Path) -> Experiment:
     """The experiment with its paths counted from `home`."""
 
     def path(text: str) -> str:
         return str((home / Path(text).expanduser()).resolve())
 
-    def spec(text: str) -> str:
-        kind, _, rest = text.partition(":")
-        if kind in ("file", "onnx") and not rest.startswith("weights="):
-            return f"{kind}:{path(rest)}"
-        if paths_in(text):
-            return with_paths(text, path)
-        return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
-
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
-            "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
-            "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
+            "data": experiment.data.model_copy(
+                update={"source": respelled(experiment.data.source, path)}
+            ),
+            "model": experiment.model.model_copy(
+                update={"source": respelled(experiment.model.source, path)}
+            ),
             "defense": tuple(
                 d.model_copy(update={"chain": with_paths(d.chain, path)})
                 for d in experiment.defense
