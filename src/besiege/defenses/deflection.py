@@ -101,7 +101,7 @@ class Deflection(Transform):
         return -(-self.deflections // turn) * turn
 
     def _deflected(self, x: Tensor, draw: Tensor) -> Tensor:
-        b, c, height, width = x.shape
+        _, c, height, width = x.shape
         row, column = self._positions(x, draw[..., 0])
         near = [
             _nearby(at, u, size, self.window, first=int(self.form == "released" and size > 1))

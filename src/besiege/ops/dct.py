@@ -66,7 +66,8 @@ def requantised(
         table = table.repeat_interleave(c * height // SIDE, 2)
     table = table.reshape(SIDE, SIDE, -1, 1).to(x)
     scale = _scale(table)
-    steps, back = (t.expand(-1, -1, len(strips), -1) for t in (table / scale, table * scale / white))
+    steps = (table / scale).expand(-1, -1, len(strips), -1)
+    back = (table * scale / white).expand(-1, -1, len(strips), -1)
     if x.requires_grad and torch.is_grad_enabled():
         y = rounding(_Analysis.apply(strips * white) / steps)  # type: ignore[no-untyped-call]
         out: Tensor = _Synthesis.apply(y * back)  # type: ignore[no-untyped-call]

@@ -53,7 +53,8 @@ def levels_of(height: int, width: int, name: str) -> int:
     >>> levels_of(299, 299, "db1"), levels_of(9, 40, "db1")
     (5, 1)
     """
-    return max(pywt.dwt_max_level(min(height, width), wavelet(name)) - 3, 1)
+    most: int = pywt.dwt_max_level(min(height, width), wavelet(name))
+    return max(most - 3, 1)
 
 
 def analysed(x: Tensor, name: str, levels: int) -> tuple[Tensor, list[Level]]:
@@ -142,11 +143,8 @@ def _analyse(x: Tensor, filters: pywt.Wavelet, axis: int) -> tuple[Tensor, Tenso
     taps, size = filters.dec_len, x.shape[axis]
     count = (size + taps - 1) // 2
     before, after = taps - 2, 2 * count - size
-    if axis == -2:
-        x = mirror(x, (before, 0), (after, 0))
-    else:
-        x = mirror(x, (0, before), (0, after))
-    even, odd = x.unflatten(axis, (-1, 2)).unbind(axis)
+    x = mirror(x, (before, 0), (after, 0)) if axis == -2 else mirror(x, (0, before), (0, after))
+    even, odd = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
     both = []
     for f in (filters.dec_lo, filters.dec_hi):
         out = torch.zeros((), dtype=x.dtype, device=x.device)
