@@ -178,7 +178,7 @@ def test_exact_is_the_gradient_of_the_whole() -> None:
     link = Deflection(deflections=20, map=False, sigma=0.1)
     draw = link.draw(Key.root(0, [0]), (3, 8, 9))
     x = (0.3 + 0.4 * Key.root(3, [0]).uniform(3, 8, 9, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: link.surrogates["exact"](x, draw), x)
+    assert torch.autograd.gradcheck(lambda x: link.surrogates["exact"](x, draw), x, fast_mode=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (2, 7, 1)])

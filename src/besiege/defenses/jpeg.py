@@ -31,12 +31,13 @@ class Jpeg(Transform):
     order: of the channels as the codec takes them: "rgb", or "bgr" as where RGB is handed to
         OpenCV, so that red and blue change their weights in luma.
 
-    Surrogates, best first: "soft" differentiates a JPEG written in tensors, with a smooth
-    staircase (`ops.rounding`) for the rounding of its coefficients. "straight-through" takes every
-    rounding for the identity; what stays of JPEG is the averaging of its chroma. "identity"
-    ignores that too. Under PGD with 20 steps on 48 images of CIFAR-10 at linf 3/255, "soft"
-    leaves 0 % of ResNet-20's accuracy and "straight-through" 15 %; targeted, they hit 85 % and
-    44 %.
+    Surrogates, best first: "soft" differentiates a JPEG written in tensors, of the quality drawn,
+    with a smooth staircase (`ops.rounding`) for the rounding of its coefficients.
+    "straight-through" takes every rounding for the identity; what stays of JPEG is the averaging of
+    its chroma. "identity" ignores that too. Under PGD with 20 steps on 48 images of CIFAR-10 at
+    linf 3/255, "soft" leaves 0 % of ResNet-20's accuracy and "straight-through" 15 %; targeted,
+    they hit 85 % and 44 %. With a quality from 20 to 80, one draw a step, they leave 13 % and 27 %,
+    and so does "identity" (27 %).
 
     Raises BadImages for any other number of channels. Source: ITU T.81; Dziugaite et al. 2016
     (arXiv:1608.00853); soft rounding after Shin and Song 2017.

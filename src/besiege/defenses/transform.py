@@ -54,7 +54,7 @@ class Transform(Protocol):
         return {}
 
     def beside(self, classifier: Classifier) -> Transform:
-        """This link as it is in front of `classifier`; `Defense` asks once, before any image."""
+        """This link as it is in front of `classifier`; a `Defense` asks when it is made."""
         return self
 
 
