@@ -20,7 +20,7 @@ from besiege.defenses.deflection import Deflection
 from besiege.defenses.transform import Chain, Frozen, Graft, Named
 from besiege.models.activation import activation_map
 from besiege.models.classifier import Classifier
-from besiege.ops.moves import sources
+from besiege.ops.moves import moved
 
 RELEASED = Deflection(form="released", map=False, sigma=0)
 
@@ -71,7 +71,7 @@ def test_moves_at_once_are_moves_in_order(count: int, size: int, seed: int) -> N
     key = Key.root(seed, range(2))
     target, source = (key.fold(name).integers(size, count) for name in ("to", "from"))
     places = torch.arange(size).repeat(2, 1)
-    got = places.gather(1, sources(target, source, size))
+    got = moved(places[:, None], target, source)[:, 0]
     for i in range(2):
         for to, origin in zip(target[i], source[i], strict=True):
             places[i, to] = places[i, origin].clone()

@@ -13,7 +13,7 @@ from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.models.activation import activation_map
 from besiege.models.classifier import Classifier
-from besiege.ops.moves import sources
+from besiege.ops.moves import moved
 from besiege.ops.wavelets import CONVENTIONS, denoised, wavelet
 
 
@@ -112,11 +112,9 @@ class Deflection(Transform):
         ]
         target, source = row * width + column, near[0] * width + near[1]
         if self.form == "paper":
-            index = sources(target, source, height * width)
-            return x.flatten(2).gather(2, index[:, None].expand(-1, c, -1)).reshape(x.shape)
+            return moved(x.flatten(2), target, source).reshape(x.shape)
         plane = torch.arange(target.shape[1], device=x.device) % c * (height * width)
-        index = sources(target + plane, source + plane, c * height * width)
-        return x.flatten(1).gather(1, index).reshape(x.shape)
+        return moved(x.flatten(1)[:, None], target + plane, source + plane).reshape(x.shape)
 
     def _positions(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column (B, n) of the pixel that each u (B, n) in [0, 1) names."""

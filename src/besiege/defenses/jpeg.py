@@ -10,7 +10,7 @@ from torch import Tensor
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
-from besiege.ops.codec import ROUNDINGS, through_jpeg
+from besiege.ops.codec import ROUNDINGS, grey_levels, through_jpeg
 from besiege.ops.jpeg import SUBSAMPLINGS, chroma_smoothed, recoded, tables
 from besiege.ops.rounding import soft_round
 
@@ -75,9 +75,9 @@ class Jpeg(Transform):
     def forward(self, x: Tensor, draw: Tensor | None) -> Tensor:
         """x float (B, 1 or 3, H, W) in [0, 1], as decoded."""
         qualities = [self.quality] * len(x) if draw is None else draw.tolist()
-        return self._ordered(
-            through_jpeg(self._ordered(x), qualities, self.subsampling, self.rounding)
-        )
+        pixels = self._ordered(grey_levels(x, self.rounding))
+        coded = self._ordered(through_jpeg(pixels, qualities, self.subsampling))
+        return coded.to(x.device, x.dtype) / 255
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:

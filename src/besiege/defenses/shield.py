@@ -11,7 +11,7 @@ from torch import Tensor
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
-from besiege.ops.codec import ROUNDINGS, through_jpeg
+from besiege.ops.codec import ROUNDINGS, grey_levels, through_jpeg
 from besiege.ops.dct import SIDE
 from besiege.ops.jpeg import SUBSAMPLINGS, chroma_smoothed, recoded, tables
 from besiege.ops.rounding import soft_round
@@ -76,9 +76,12 @@ class Shield(Transform):
 
     def forward(self, x: Tensor, draw: Tensor) -> Tensor:
         """x float (B, 1 or 3, H, W) in [0, 1], its blocks as decoded."""
-        return self._chosen(
-            lambda q: through_jpeg(x, [q] * len(x), self.subsampling, self.rounding), x, draw
+        pixels = grey_levels(x, self.rounding)
+        count, device = len(x), x.device
+        blocks = self._chosen(
+            lambda q: through_jpeg(pixels, [q] * count, self.subsampling).to(device), x, draw
         )
+        return blocks.to(x.dtype) / 255
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:

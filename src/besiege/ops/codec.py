@@ -16,30 +16,30 @@ from besiege.core.errors import BadImages
 ROUNDINGS = ("round", "truncate")
 
 
-def grey_levels(x: Tensor, rounding: str) -> NDArray[np.uint8]:
-    """x float (B, C, H, W) in [0, 1] as 8 bit (B, H, W, C); rounding: one of ROUNDINGS."""
-    grey = x.detach() * 255
-    grey = grey.round() if rounding == "round" else grey.floor()
-    return grey.clamp(0, 255).to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
+def grey_levels(x: Tensor, rounding: str) -> Tensor:
+    """x float (B, 1 or 3, H, W) in [0, 1] as 8 bit on the CPU; rounding: one of ROUNDINGS.
 
-
-def through_jpeg(
-    x: Tensor, qualities: Sequence[int], subsampling: str, rounding: str = "round"
-) -> Tensor:
-    """x float (B, 1 or 3, H, W) in [0, 1], image i encoded with qualities[i] and decoded.
-
-    qualities: 1 to 100 on libjpeg's scale; subsampling: "4:2:0", "4:2:2" or "4:4:4"; rounding: of
-    the conversion to 8 bit. One channel is greyscale, three are RGB. Raises BadImages for others.
+    Raises BadImages for another number of channels.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise BadImages(
             f"jpeg takes images (B, 1 or 3, H, W), greyscale or RGB, not {tuple(x.shape)}. Put it "
             "before the link that changes the channels."
         )
-    pixels = grey_levels(x, rounding)
-    coded = [_coded(i, q, subsampling) for i, q in zip(pixels, qualities, strict=True)]
-    decoded = np.stack(coded) if coded else pixels
-    return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.device, x.dtype) / 255
+    grey = x.detach() * 255
+    grey = grey.round() if rounding == "round" else grey.floor()
+    return grey.clamp(0, 255).to("cpu", torch.uint8)
+
+
+def through_jpeg(pixels: Tensor, qualities: Sequence[int], subsampling: str) -> Tensor:
+    """Image i of uint8 pixels (B, 1 or 3, H, W) encoded with qualities[i], and decoded.
+
+    qualities: 1 to 100 on libjpeg's scale; subsampling: "4:2:0", "4:2:2" or "4:4:4". One channel is
+    greyscale, three are RGB.
+    """
+    images = pixels.permute(0, 2, 3, 1).numpy()
+    coded = [_coded(i, q, subsampling) for i, q in zip(images, qualities, strict=True)]
+    return torch.from_numpy(np.stack(coded) if coded else images).permute(0, 3, 1, 2)
 
 
 def _coded(image: NDArray[np.uint8], quality: int, subsampling: str) -> NDArray[np.uint8]:

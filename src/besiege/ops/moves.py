@@ -6,19 +6,29 @@ import torch
 from torch import Tensor
 
 
-def sources(target: Tensor, source: Tensor, size: int) -> Tensor:
-    """Where each of `size` places gets its value from once all moves are made in order.
+def moved(x: Tensor, target: Tensor, source: Tensor) -> Tensor:
+    """x (B, C, P) after all moves in order: move i sets place target[i] to what source[i] holds.
 
-    Move i of a row sets place target[i] to what source[i] then holds, (B, n) int64 each, n >= 1.
-    Returns (B, size) int64: x.gather(1, sources(...)) is the row after all moves, with the exact
-    adjoint as its backward pass.
+    target, source: (B, n) int64 places, n >= 1, the same in all channels. The backward pass is the
+    exact adjoint.
+
+    >>> moved(torch.tensor([[[5, 6, 7, 8]]]), torch.tensor([[1, 2, 1]]), torch.tensor([[0, 1, 3]]))
+    tensor([[[5, 8, 5, 8]]])
+    """
+    origin, wins = _resolved(target, source)
+    to, come = (at[:, None].expand(-1, x.shape[1], -1) for at in (target, origin))
+    values = x.gather(2, come)
+    # Moves to one place write one value; its gradient goes back once.
+    values = torch.where(wins[:, None], values, values.detach())
+    return x.scatter(2, to, values)
+
+
+def _resolved(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """For each move: the first place of what its target holds in the end; if it is the last there.
 
     A move whose source was written before copies what the last such move copied. That move is found
     for all by one sort, and chains of copies are followed in log2(n) doublings, where a loop takes
     n steps.
-
-    >>> sources(torch.tensor([[1, 2, 1]]), torch.tensor([[0, 1, 3]]), 4)
-    tensor([[0, 3, 0, 3]])
     """
     count = target.shape[1]
     order = torch.arange(count, device=target.device)
@@ -31,11 +41,8 @@ def sources(target: Tensor, source: Tensor, size: int) -> Tensor:
         return torch.where((at >= 0) & (found // count == place), found % count, -1)
 
     parent = last(source, order.expand_as(source))
-    first = parent < 0
-    parent = torch.where(first, order, parent)
+    parent = torch.where(parent < 0, order, parent)
     for _ in range(count.bit_length()):
         parent = parent.gather(1, parent)
-    origin = source.gather(1, parent)
-    places = torch.arange(size, device=target.device).expand(len(target), -1)
-    winner = last(target, torch.full_like(target, count))  # so that double targets agree
-    return places.scatter(1, target, origin.gather(1, winner))
+    winner = last(target, torch.full_like(target, count))
+    return source.gather(1, parent).gather(1, winner), winner == order

@@ -7,13 +7,14 @@ row's bits do not depend on its batch: no convolution kernel chooses an order of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import pywt
 import torch
 from torch import Tensor
 
-from besiege.core.batch import fold_sum
+from besiege.core.batch import row_sum
 from besiege.core.errors import BadSetting, unknown
 from besiege.ops.border import mirror
 
@@ -125,8 +126,8 @@ def denoised(x: Tensor, sigma: float, convention: str = "2018", name: str = "db1
 
 
 def _shrunk(d: Tensor, variance: Tensor) -> Tensor:
-    power = fold_sum((d * d).flatten(-2).movedim(-1, 1)) / (d.shape[-2] * d.shape[-1])
-    spread = power[..., None, None] - variance
+    power = row_sum((d * d).flatten(0, 1)) / (d.shape[-2] * d.shape[-1])
+    spread = power.reshape(*d.shape[:2], 1, 1) - variance
     threshold = variance / spread.clamp(min=torch.finfo(d.dtype).eps).sqrt()
     return d.sign() * (d.abs() - threshold).clamp(min=0)
 
@@ -143,26 +144,26 @@ def _analyse(x: Tensor, filters: pywt.Wavelet, axis: int) -> tuple[Tensor, Tenso
     taps, size = filters.dec_len, x.shape[axis]
     count = (size + taps - 1) // 2
     before, after = taps - 2, 2 * count - size
-    x = mirror(x, (before, 0), (after, 0)) if axis == -2 else mirror(x, (0, before), (0, after))
+    if before or after:
+        x = mirror(x, *((0, n) if axis == -1 else (n, 0) for n in (before, after)))
     even, odd = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
-    both = []
+    halves = []
     for f in (filters.dec_lo, filters.dec_hi):
-        out = torch.zeros((), dtype=x.dtype, device=x.device)
-        for j, weight in enumerate(f):
-            source, at = (odd if j % 2 == 0 else even), (taps - 1 - j) // 2
-            out = out + weight * source.narrow(axis, at, count)
-        both.append(out)
-    return both[0], both[1]
+        parts = [
+            weight * (even if j % 2 else odd).narrow(axis, (taps - 1 - j) // 2, count)
+            for j, weight in enumerate(f)
+        ]
+        halves.append(reduce(torch.add, parts))
+    return halves[0], halves[1]
 
 
 def _synthesise(low: Tensor, high: Tensor, filters: pywt.Wavelet, axis: int) -> Tensor:
     """The axis again, of even length: sum over k of f[m + L - 2 - 2 k] c[k], L the taps."""
     half = filters.rec_len // 2
     count = low.shape[axis] - half + 1
-    phases = [torch.zeros((), dtype=low.dtype, device=low.device)] * 2
+    phases: tuple[list[Tensor], list[Tensor]] = ([], [])
     for c, f in ((low, filters.rec_lo), (high, filters.rec_hi)):
         for j, weight in enumerate(f):
-            part = weight * c.narrow(axis, half - 1 - j // 2, count)
-            phases[j % 2] = phases[j % 2] + part
+            phases[j % 2].append(weight * c.narrow(axis, half - 1 - j // 2, count))
     at = axis + low.ndim
-    return torch.stack(phases, at + 1).flatten(at, at + 1)
+    return torch.stack([reduce(torch.add, p) for p in phases], at + 1).flatten(at, at + 1)
