@@ -98,7 +98,7 @@ class Shield(Transform):
 
     def _chosen(self, coded: Callable[[int], Tensor], like: Tensor, draw: Tensor) -> Tensor:
         """Each block from what `coded` makes of the image at its quality."""
-        pixels = draw.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)
+        pixels = draw.to(torch.uint8).repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)
         pixels = pixels[:, None, : like.shape[2], : like.shape[3]]
         out = coded(self.qualities[0])
         for i, quality in enumerate(self.qualities[1:], 1):

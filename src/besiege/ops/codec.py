@@ -28,7 +28,8 @@ def grey_levels(x: Tensor, rounding: str) -> Tensor:
         )
     grey = x.detach() * 255
     grey = grey.round() if rounding == "round" else grey.floor()
-    return grey.clamp(0, 255).to("cpu", torch.uint8)
+    grey = grey.clamp(0, 255).to("cpu", torch.uint8)
+    return grey.contiguous(memory_format=torch.channels_last)  # as the codec reads them
 
 
 def through_jpeg(pixels: Tensor, qualities: Sequence[int], subsampling: str) -> Tensor:
