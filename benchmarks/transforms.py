@@ -1,27 +1,34 @@
-"""FD and RDG in batches beside the loops of the released codes: python -m benchmarks.transforms.
+"""Transforms in batches beside the loops of the released codes: python -m benchmarks.transforms.
 
 The loops are written anew with the same work an image. FD visits every 8x8 block of every channel
 and grows its output by concatenation. RDG reads every pixel through an index in a Python loop; the
 released code has that loop but may leave it to OpenCV, for which one NumPy gather stands here, as a
-yardstick without a target.
+yardstick without a target. SHIELD encodes an image at each quality and then visits its 8x8 blocks;
+the codec is the same on both sides, hence no target. Pixel deflection makes move after move, and is
+measured without its denoiser too, for which scikit-image's stands.
 """
 
 import time
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.fftpack import dct, idct
+from skimage.restoration import denoise_wavelet
 
 from besiege.core.key import Key
+from besiege.defenses.deflection import Deflection
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.menet import MENet
 from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Transform
 
@@ -156,6 +163,40 @@ def channels() -> None:
     Console().print(table)
 
 
+def shield_by_blocks(image: Array, choice: Array) -> Array:
+    """(299, 299, 3) in [0, 1], encoded at each quality, then a block at a time."""
+    picture = Image.fromarray((image * 255).astype(np.uint8))
+    coded = []
+    for quality in (20, 40, 60, 80):
+        file = BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        coded.append(np.asarray(Image.open(file)) / 255)
+    out = np.empty_like(image)
+    for i in range(38):
+        for j in range(38):
+            block = slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8)
+            out[block] = coded[choice[i, j]][block]
+    return out
+
+
+def deflected_by_moves(image: Array, moves: Array) -> Array:
+    """(299, 299, 3), move after move, a channel after another."""
+    out = image.copy()
+    for i, (u, down, right) in enumerate(moves):
+        x, y = divmod(int(u * 299 * 299), 299)
+        low, left = max(x - 10, 1), max(y - 10, 1)
+        a = low + int(down * (min(x + 10, 298) - low + 1))
+        b = left + int(right * (min(y + 10, 298) - left + 1))
+        out[x, y, i % 3] = out[a, b, i % 3]
+    return out
+
+
+def denoised_by_library(image: Array, moves: Array) -> Array:
+    """(299, 299, 3), deflected and denoised by scikit-image."""
+    moved = deflected_by_moves(image, moves)
+    return denoise_wavelet(moved, sigma=0.04, convert2ycbcr=True, channel_axis=-1)
+
+
 def fastest(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
     times = []
@@ -190,11 +231,22 @@ def bench() -> bool:
     by_pixels = fastest(lambda: rdg_by_pixels(image, rows, columns), 3)
     by_gather = fastest(lambda: rdg_by_gather(image, rows, columns), 30)
     nearest = batched(released)
+    shield = Shield(rounding="truncate")
+    choice = shield.draw(key, SHAPE)[0].numpy()
+    blocks = fastest(lambda: shield_by_blocks(image, choice), 5)
+    moves_only = Deflection(deflections=1800, form="released", sigma=0)
+    moves = moves_only.draw(key, SHAPE)[0].numpy()
+    by_moves = fastest(lambda: deflected_by_moves(image, moves), 5)
+    whole = Deflection(form="released", convention="rescaled")
+    by_library = fastest(lambda: denoised_by_library(image, moves[:201]), 5)
     lines = [
         ("FD", "blocks", by_blocks, batched(FeatureDistillation(form="released")), TARGET),
         ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
         ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
         ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
+        ("SHIELD", "blocks", blocks, batched(shield), 0),
+        ("deflection, 1800 moves", "moves", by_moves, batched(moves_only), 0),
+        ("deflection, denoised", "moves", by_library, batched(whole), 0),
     ]
     channels()
     torch.set_num_threads(before)

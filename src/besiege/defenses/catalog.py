@@ -10,6 +10,8 @@ from besiege.core.foreign import foreign_in
 from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.brightness import Brightness
 from besiege.defenses.contrast import Contrast
+from besiege.defenses.crop import Crop
+from besiege.defenses.deflection import Deflection
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.identity import Identity
@@ -21,6 +23,7 @@ from besiege.defenses.opaque import own_link
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
+from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Chain, Named, Transform
 
@@ -48,7 +51,18 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             "jpeg",
             Jpeg,
             "ITU T.81; Dziugaite et al. 2016 (arXiv:1608.00853)",
-            cases=({}, {"rounding": "truncate"}, {"quality": 20, "subsampling": "4:4:4"}),
+            cases=(
+                {},
+                {"rounding": "truncate"},
+                {"quality": 20, "subsampling": "4:4:4"},
+                {"quality": 10, "highest": 80, "order": "bgr"},
+            ),
+        ),
+        Entry(
+            "shield",
+            Shield,
+            "Das et al. 2018 (arXiv:1802.06816), section 3",
+            cases=({}, {"lowest": 10, "step": 70, "rounding": "truncate", "subsampling": "4:4:4"}),
         ),
         Entry(
             "bits",
@@ -67,6 +81,22 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"form": "xie", "back": False},
                 {"form": "obfuscated"},
                 {"form": "cifar"},
+            ),
+        ),
+        Entry(
+            "crop",
+            Crop,
+            "Guo et al. 2018 (arXiv:1711.00117), section 3.1",
+            cases=({}, {"form": "released", "place": "sliding"}, {"place": 4, "share": 0.8}),
+        ),
+        Entry(
+            "deflection",
+            Deflection,
+            "Prakash et al. 2018 (arXiv:1801.08926), algorithm 1",
+            cases=(
+                {},
+                {"form": "released", "deflections": 100, "map": False, "sigma": 0},
+                {"deflections": 30, "convention": "rescaled", "wavelet": "db2"},
             ),
         ),
         Entry(

@@ -145,7 +145,7 @@ def _argmax(scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Defense:
-    """`vote` over draws of `classifier` behind `chain`.
+    """`vote` over draws of `classifier` behind `chain`, whose links may look at the classifier.
 
     Cost: `passes` forwards an answer.
 
@@ -157,6 +157,9 @@ class Defense:
     chain: Chain
     classifier: Classifier
     vote: Vote = field(default_factory=One)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chain", self.chain.beside(self.classifier))
 
     def is_random(self, shape: Shape) -> bool:
         """Whether two answers to the same image can differ."""
