@@ -46,10 +46,9 @@ def protect(
         raise BadSetting(f'a contact sheet is a .png file, not "{sheet}".')
     if sheet is not None and sheet.exists() and not force:
         raise BadRun(f'"{sheet}" is there already: choose another name, or add --force.')
-    chain = parse_chain(defense)
     with Display(sys.stderr) if source.is_dir() else nullcontext() as display:
         done = protect_files(
-            chain,
+            parse_chain(defense),
             source,
             out,
             seed=seed,
@@ -63,7 +62,7 @@ def protect(
     print(f"{len(done.written)} written to {out}, {len(done.skipped)} skipped")
     if sheet is not None and done.pairs:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        before_and_after(done.pairs, chain.name).save(sheet)
+        before_and_after(done.pairs, defense).save(sheet)
         print(f"contact sheet: {sheet}")
     if done.skipped:
         raise typer.Exit(1)

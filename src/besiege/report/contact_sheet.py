@@ -87,9 +87,14 @@ def difference_of(before: Pixels, after: Pixels) -> tuple[int, Pixels]:
     one, other = (_image(p, colours) for p in (before, after))
     if other.size != size:
         other = other.resize(size, Image.Resampling.BILINEAR)
-    first, second = (np.atleast_3d(np.asarray(i)).astype(np.float32) / 255 for i in (one, other))
-    factor, shown = magnified(first, second)
-    return (factor if (first != second).any() else 0), np.rint(shown.clip(0, 1) * 255).astype("u1")
+    factor, shown = magnified(_floats(one), _floats(other))
+    equal = one.tobytes() == other.tobytes()
+    return (0 if equal else factor), np.rint(shown.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _floats(image: Image.Image) -> NDArray[np.float32]:
+    """(H, W, C) in [0, 1]."""
+    return np.asarray(np.atleast_3d(np.asarray(image)), np.float32) / np.float32(255)
 
 
 def _image(pixels: Pixels, channels: int = 3) -> Image.Image:

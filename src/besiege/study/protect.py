@@ -51,7 +51,8 @@ class _Waiting(NamedTuple):
     @property
     def size(self) -> int:
         """Pixels."""
-        return self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
+        height, width, _ = self.picture.pixels.shape
+        return int(height * width)
 
 
 def protect(
