@@ -45,14 +45,10 @@ def panels(
             except Exception as error:
                 left_out.append(f"{spec}: {error}")
                 continue
-            factor, difference = difference_of(photo, after)
+            factor, change = difference_of(photo, after)
+            magnified = f"difference x {factor}" if factor else "no difference"
             sized = "" if after.shape == photo.shape else f", {after.shape[1]} x {after.shape[0]}"
-            found.append(
-                (
-                    Panel(spec + sized, after, span=1),
-                    Panel(f"difference x {factor}" if factor else "no difference", difference),
-                )
-            )
+            found.append((Panel(spec + sized, after), Panel(magnified, change, smooth=False)))
     return found, left_out
 
 

@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from besiege.report.pictures import magnified
-
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (H, W, 1 or 3)
 GAP = 8  # px between panels
 TEXT = 12  # px
 LINE = 15  # px from one line of a caption to the next
-INK, PAPER = "#222222", "#ffffff"
+INK, PAPER, FRAME = "#222222", "#ffffff", "#c8c8c8"
 
 
 class Panel(NamedTuple):
-    """One picture and its caption, which may take the width of `span` panels."""
+    """One picture and its caption.
+
+    smooth: whether it is shrunk by the mean over boxes; a difference is not, or it would fade.
+    """
 
     caption: str
     pixels: Pixels
-    span: int = 1
+    smooth: bool = True
 
 
 def contact_sheet(
@@ -31,15 +32,13 @@ def contact_sheet(
 ) -> Image.Image:
     """One RGB image of `lines`, each panel within side x side px under its caption.
 
-    Larger pictures are shrunk (box filter), smaller ones enlarged by a whole number (nearest), so
-    that pixels stay pixels. A caption that does not fit is broken into lines.
+    Larger pictures are shrunk, smaller ones enlarged by a whole number, so that pixels stay pixels;
+    all have a frame of one pixel. A caption that does not fit is broken into lines.
     """
     font = ImageFont.load_default(TEXT)
-    captions = [
-        [_broken(p.caption, p.span * (side + GAP) - GAP, font) for p in line] for line in lines
-    ]
+    captions = [[_broken(p.caption, side, font) for p in line] for line in lines]
     heads = [LINE * max(len(c) for c in line) + 4 for line in captions]
-    pictures = [[_fitted(p.pixels, side) for p in line] for line in lines]
+    pictures = [[_fitted(p, side) for p in line] for line in lines]
     tall = [max(picture.height for picture in line) for line in pictures]
     top = GAP + (LINE + GAP if title else 0)
     width = GAP + max(len(line) for line in lines) * (side + GAP)
@@ -51,6 +50,9 @@ def contact_sheet(
             left = GAP + column * (side + GAP)
             for number, words in enumerate(text):
                 pen.text((left, top + number * LINE), words, INK, font)
+            corner = left - 1, top + head - 1
+            far = left + picture.width, top + head + picture.height
+            pen.rectangle((corner, far), outline=FRAME)
             sheet.paste(picture, (left, top + head))
         top += head + height + GAP
     return sheet
@@ -71,7 +73,7 @@ def before_and_after(
             (
                 Panel(name, before),
                 Panel(f"after{sized}", after),
-                Panel(f"difference x {factor}" if factor else "no difference", difference),
+                Panel(f"difference x {factor}" if factor else "no difference", difference, False),
             )
         )
     return contact_sheet(lines, side, title)
@@ -80,6 +82,7 @@ def before_and_after(
 def difference_of(before: Pixels, after: Pixels) -> tuple[int, Pixels]:
     """Factor, and after - before magnified by it around grey; (0, grey) where they are equal.
 
+    The factor is the largest whole one at which 1 % of the values or fewer are cut, at most 64.
     Where the sizes differ, `after` is brought to that of `before` first (bilinear).
     """
     colours = max(before.shape[2], after.shape[2])
@@ -87,9 +90,10 @@ def difference_of(before: Pixels, after: Pixels) -> tuple[int, Pixels]:
     one, other = (_image(p, colours) for p in (before, after))
     if other.size != size:
         other = other.resize(size, Image.Resampling.BILINEAR)
-    factor, shown = magnified(_floats(one), _floats(other))
-    equal = one.tobytes() == other.tobytes()
-    return (0 if equal else factor), np.rint(shown.clip(0, 1) * 255).astype(np.uint8)
+    change = _floats(other) - _floats(one)
+    common = float(np.quantile(np.abs(change), 0.99))
+    factor = int(min(max(1.0, 0.5 / max(common, 1e-3)), 64)) if change.any() else 0
+    return factor, np.rint((0.5 + factor * change).clip(0, 1) * 255).astype(np.uint8)
 
 
 def _floats(image: Image.Image) -> NDArray[np.float32]:
@@ -102,13 +106,14 @@ def _image(pixels: Pixels, channels: int = 3) -> Image.Image:
     return image.convert("RGB") if channels == 3 else image
 
 
-def _fitted(pixels: Pixels, side: int) -> Image.Image:
-    """Within side x side: shrunk by the mean over boxes, enlarged by a whole number."""
-    image = _image(pixels)
+def _fitted(panel: Panel, side: int) -> Image.Image:
+    """Within side x side."""
+    image = _image(panel.pixels)
     longest = max(image.size)
     if longest > side:
-        size = [max(1, round(s * side / longest)) for s in image.size]
-        return image.resize((size[0], size[1]), Image.Resampling.BOX)
+        width, height = (max(1, round(s * side / longest)) for s in image.size)
+        kind = Image.Resampling.BOX if panel.smooth else Image.Resampling.NEAREST
+        return image.resize((width, height), kind)
     times = side // longest
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 

@@ -34,7 +34,9 @@ class Strip:
 def strip(record: Mapping[str, Any], image_id: int, parts: Mapping[str, Any]) -> Strip:
     """Pictures of `parts`, as in the run folder, for the cell that `record` describes."""
     clean, adversarial = parts["clean"], parts["adversarial"]
-    factor, difference = magnified(clean, adversarial)
+    difference = adversarial - clean
+    largest = float(np.abs(difference).max())
+    factor = max(1, int(0.5 / largest)) if largest > 0 else 1
     classes = record["classes"]
 
     def name(index: Any) -> str:
@@ -57,24 +59,11 @@ def strip(record: Mapping[str, Any], image_id: int, parts: Mapping[str, Any]) ->
         pictures=(
             ("clean", data_uri(clean)),
             ("adversarial", data_uri(adversarial)),
-            (f"difference x {factor}", data_uri(difference)),
+            (f"difference x {factor}", data_uri(0.5 + factor * difference)),
             ("clean, as the network sees it", data_uri(parts["seen_clean"])),
             ("adversarial, as the network sees it", data_uri(parts["seen_adversarial"])),
         ),
     )
-
-
-def magnified(
-    before: NDArray[np.float32], after: NDArray[np.float32]
-) -> tuple[int, NDArray[np.float32]]:
-    """Factor, and 0.5 + factor * (after - before): the largest whole factor that fits [0, 1].
-
-    At least 1; 1 where the two are equal. Both of one shape, in [0, 1].
-    """
-    difference = after - before
-    largest = float(np.abs(difference).max())
-    factor = max(1, int(0.5 / largest)) if largest > 0 else 1
-    return factor, 0.5 + factor * difference
 
 
 def data_uri(image: NDArray[np.float32]) -> str:
