@@ -65,7 +65,7 @@ ROWS = (
     Row("bit depth", "bits:bits=3,rounding=floor", "bits:bits=3", 0.0709),
     # What is not in this catalog is left out, with the reason.
     Row("SHIELD", "shield:rounding=truncate", "shield"),
-    Row("TVM", "tvm:form=released", "tvm"),
+    Row("TVM", "tvm:form=obfuscated", "tvm"),
     Row("PD", f"deflection:{PD}", "deflection", None, 0.988),
 )
 

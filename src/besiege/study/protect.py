@@ -144,9 +144,7 @@ def _plan(source: Path, out: Path, form: str) -> tuple[Members, dict[str, Path]]
     else:
         targets = {n: out / _renamed(PurePosixPath(n), endings.get(form)) for n in names}
     if not source.is_dir() and targets[source.name].resolve() == source.resolve():
-        raise BadSetting(
-            f'"{source}" would be overwritten by its own result: choose another --out.'
-        )
+        raise BadSetting(f'"{source}" would be overwritten by its result: choose another --out.')
     first: dict[Path, str] = {}
     for name, target in targets.items():
         if (other := first.setdefault(target, name)) != name:
