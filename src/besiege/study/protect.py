@@ -82,11 +82,8 @@ def protect(
     BadSetting for names that would collide and for an `out` inside of `source`.
     """
     members, targets = _plan(Path(source).expanduser(), Path(out).expanduser(), form)
-    if not force and (there := [p for p in targets.values() if p.exists()]):
-        raise BadRun(
-            f'"{there[0]}" is there already ({len(there)} such): nothing was written. Choose '
-            "another --out, or overwrite with --force."
-        )
+    if not force:
+        _refuse_to_overwrite(targets.values())
     start, names, shown = time.monotonic(), list(targets), set(list(targets)[:keep])
     skipped: dict[str, str] = {}
     pairs: dict[str, Pair] = {}
@@ -153,6 +150,14 @@ def _plan(source: Path, out: Path, form: str) -> tuple[Members, dict[str, Path]]
                 f'"{target}": rename one of them.'
             )
     return members, targets
+
+
+def _refuse_to_overwrite(targets: Iterable[Path]) -> None:
+    if there := [p for p in targets if p.exists()]:
+        raise BadRun(
+            f'"{there[0]}" is there already ({len(there)} such): nothing was written. Choose '
+            "another --out, or overwrite with --force."
+        )
 
 
 def _renamed(name: PurePosixPath, ending: str | None) -> PurePosixPath:
