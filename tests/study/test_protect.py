@@ -31,7 +31,8 @@ def write(path, pixels, **more):
 
 
 def read(path):
-    return np.asarray(Image.open(path))
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 @pytest.fixture
