@@ -18,6 +18,7 @@ from besiege.ops.border import reflect
 from besiege.ops.total_variation import adjoint, differences
 
 SWEEPS = 10  # of `nested`, an iteration
+TINY = 1e-30  # below which a square is flat, so that the square root has a finite derivative
 
 
 class Stopped(NamedTuple):
@@ -50,7 +51,7 @@ def nested(
     """The solver that Guo et al. 2018 released: 10 sweeps for u, then one update of the splitting.
 
     f (B, C, H, W); kept bool, of the same shape; weight: of the total variation; kind "isotropic"
-    or "anisotropic". As released: entries start from f, a dropped one becomes the sum of its
+    or "anisotropic". Differentiable by autograd. As released: entries start from f, a dropped one becomes the sum of its
     neighbours over 4 even where it has 2 or 3, and the isotropic shrinkage is smoothed.
     """
     mu = 2 / weight
@@ -62,8 +63,9 @@ def nested(
     for _ in range(limit):
         before, u = u, _swept(u, slope, split * slope + given)
         down, right = differences(u)
-        dx, dy = _shrunk(right.add_(bx), down.add_(by), mu, kind)
-        bx, by = right - dx, down - dy
+        sx, sy = right + bx, down + by
+        dx, dy = _shrunk(sx, sy, mu, kind)
+        bx, by = sx - dx, sy - dy
         split = adjoint(dy - by, dx - bx)
         if run.ended(u, before):
             break
@@ -75,31 +77,35 @@ def interleaved(
 ) -> Stopped:
     """scikit-image's `denoise_tv_bregman`, with the mask of the code of Athalye et al. 2018.
 
-    Arguments as in `nested`. One sweep an iteration, in which each pixel updates its own part of
+    Arguments as in `nested`. Differentiable by autograd. One sweep an iteration, in which each pixel updates its own part of
     the splitting too; beyond the border lies the mirror image of f, which is never updated, and
     the differences to it are shrunk as the others.
     """
     mu = 2 / weight
     slope = torch.where(kept, mu / (1 / weight + 4 * mu), 0.25)
     given = torch.where(kept, f / weight / (1 / weight + 4 * mu), 0)
-    a, c = (_skewed(F.pad(v, (1, 1, 1, 1))) for v in (slope, given))
-    u = _skewed(reflect(f, (1, 1), (1, 1)))
-    bx, by, ex, ey = (torch.zeros_like(u) for _ in range(4))  # b, and d - b, of the splitting
-    height, width = f.shape[-2:]
+    start, edge = reflect(f, (1, 1), (1, 1)), (1, 1, 1, 1)
+    frame = F.pad(torch.zeros_like(f), edge, value=1)
+    inside = _skewed(1 - frame)[..., 1:-1].unbind()
+    a = _skewed(F.pad(slope, edge))[..., 1:-1].unbind()
+    c = _skewed(frame * start + F.pad(given, edge)).unbind()
+    u = list(_skewed(start).unbind())
+    zero = torch.zeros_like(u[0])
+    b = [(zero[..., 1:-1], zero[..., 1:-1])] * len(u)  # of the splitting, (right, down)
+    e = [(zero, zero)] * len(u)  # its d - b
     run, image = _Run(f, tol), f
     for _ in range(limit):
-        for d in range(2, height + width + 1):
-            i = slice(max(1, d - width), min(height, d - 1) + 1)
-            up, below = slice(i.start - 1, i.stop - 1), slice(i.start + 1, i.stop + 1)
-            old, right, down = u[d, ..., i], u[d + 1, ..., i], u[d + 1, ..., below]
-            around = right + down + u[d - 1, ..., i] + u[d - 1, ..., up]
-            around += ex[d - 1, ..., i] - ex[d, ..., i] + ey[d - 1, ..., up] - ey[d, ..., i]
-            sx, sy = right - old + bx[d, ..., i], down - old + by[d, ..., i]
-            u[d, ..., i] = around * a[d, ..., i] + c[d, ..., i]
+        for d in range(2, len(u) - 2):
+            old, right, down = u[d][..., 1:-1], u[d + 1][..., 1:-1], u[d + 1][..., 2:]
+            around = right + down + u[d - 1][..., 1:-1] + u[d - 1][..., :-2]
+            around = around + e[d - 1][0][..., 1:-1] + e[d - 1][1][..., :-2]
+            around = around - (e[d][0] + e[d][1])[..., 1:-1]
+            u[d] = F.pad(around * a[d], (1, 1)) + c[d]
+            sx, sy = (right - old) * inside[d] + b[d][0], (down - old) * inside[d] + b[d][1]
             dx, dy = _shrunk(sx, sy, mu, kind)
-            bx[d, ..., i], by[d, ..., i] = sx - dx, sy - dy
-            ex[d, ..., i], ey[d, ..., i] = 2 * dx - sx, 2 * dy - sy
-        before, image = image, _straight(u, height + 2)[..., 1:-1, 1:-1]
+            b[d] = sx - dx, sy - dy
+            e[d] = F.pad(2 * dx - sx, (1, 1)), F.pad(2 * dy - sy, (1, 1))
+        before, image = image, _straight(torch.stack(u), f.shape[-2] + 2)[..., 1:-1, 1:-1]
         if run.ended(image, before):
             break
     return Stopped(run.image, run.steps)
@@ -119,7 +125,7 @@ def _swept(u: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
         now = slice(first, final + 1, 2)
         before, after = s[now], s[first + 2 : final + 3 : 2]
         around = before[..., :-2] + after[..., 2:] + before[..., 1:-1] + after[..., 1:-1]
-        s[first + 1 : final + 2 : 2, ..., 1:-1] = around.mul_(a[now]).add_(c[now])
+        s[first + 1 : final + 2 : 2, ..., 1:-1] = around * a[now] + c[now]
     return _straight(s[1:-1, ..., 1:-1], u.shape[-2])
 
 
@@ -127,8 +133,8 @@ def _shrunk(x: Tensor, y: Tensor, mu: float, kind: str) -> tuple[Tensor, Tensor]
     """The splitting's d. Exact for "anisotropic"; "isotropic" is scikit-image's, smoothed."""
     if kind == "anisotropic":
         return x - x.clamp(-1 / mu, 1 / mu), y - y.clamp(-1 / mu, 1 / mu)
-    s = (x * x + y * y).sqrt_().mul_(mu)
-    s /= s + 1
+    s = mu * (x * x + y * y).clamp_min(TINY).sqrt()
+    s = s / (s + 1)
     return x * s, y * s
 
 

@@ -12,9 +12,9 @@ from torch.autograd import Function
 from besiege.core.batch import row_sum, rows
 from besiege.ops.total_variation import adjoint, differences, grouped
 
-SOFT = 3e-3  # differences well below it count as 0 (measured against finite differences)
-STEPS = 150  # of conjugate gradients, at most
-TOL = 1e-3  # residual, relative to the right side, that ends them
+SOFT = 1e-3  # differences well below it count as 0; measured against finite differences
+STEPS = 200  # of conjugate gradients, at most
+TOL = 1e-2  # residual, relative to the first, that ends them: smaller is no nearer to the truth
 
 
 def attached(u: Tensor, f: Tensor, kept: Tensor, weight: float, kind: str) -> Tensor:
