@@ -85,12 +85,12 @@ def minimise(
 
     f (B, C, H, W) in [0, 1]; kept bool, of the same shape or with 1 channel; weight > 0.
     An image is done when its duality gap, a bound on how far its value is above the least, is at
-    most `tol` times the value (or times weight / 1000 an entry, on images that are almost flat), or
-    after `limit` iterations. In float32, tol below 1e-6 is beyond rounding.
+    most `tol` times the value, or a quarter of the dtype's rounding an entry (which counts on images
+    that are almost flat), or after `limit` iterations.
     Over-relaxed primal-dual iterations, after Chambolle and Pock 2011 and Condat 2013.
     """
     kept = kept.expand(f.shape)
-    piece = max(1, PIECE // f[0].numel()) if len(f) else 1
+    piece = max(1, PIECE // f.shape[1:].numel())
     parts = [
         _minimise(a, k, weight, kind, tol, limit)
         for a, k in zip(f.split(piece), kept.split(piece), strict=True)
@@ -126,7 +126,7 @@ def _minimise(
 ) -> Minimiser:
     step = PRIMAL / weight / 8**0.5 * (max(f.shape[-2:]) ** 0.5 if kind == "rows" else 1)
     radius = torch.tensor(8 * step * weight, dtype=f.dtype, device=f.device)
-    least = weight / 1000 * f[0].numel()
+    rounding = torch.finfo(f.dtype).eps / 4 * f.shape[1:].numel()
     s = _start(f, kept.to(f.dtype), step)
     done = Minimiser(torch.empty_like(f), *f.new_empty(2, len(f)), torch.empty_like(s.index))
     work = _Work(*torch.zeros(5, *f.shape).to(f))
@@ -137,15 +137,14 @@ def _minimise(
         value = objective(work.u, s.f, s.kept, weight, kind)
         q = adjoint(work.down, work.right).div_(8 * step)
         gap = value - _dual_value(q, s.f, s.kept)
-        ended = (gap <= tol * value.clamp_min(least)) | (t >= limit)
-        if not bool(ended.any()):
-            continue
-        at = s.index[ended]
-        done.image[at], done.value[at], done.gap[at] = work.u[ended], value[ended], gap[ended]
-        done.steps[at] = t
-        if bool(ended.all()):
+        ended = (gap <= (tol * value).clamp_min(rounding)) | (t >= limit)
+        if bool(ended.any()):
+            at = s.index[ended]
+            done.image[at], done.value[at], done.gap[at] = work.u[ended], value[ended], gap[ended]
+            done.steps[at] = t
+            s, work = _State(*(v[~ended] for v in s)), _Work(*(v[~ended] for v in work))
+        if not len(s.index):
             break
-        s, work = _State(*(v[~ended] for v in s)), _Work(*(v[~ended] for v in work))
     return done
 
 
@@ -187,11 +186,15 @@ def _cut(square: Tensor, radius: Tensor) -> Tensor:
 
 
 def _dual_value(q: Tensor, f: Tensor, kept: Tensor) -> Tensor:
-    """The least of 1/2 sum kept (u - f)^2 + <q, u> over u in [0, 1], (B,): a lower bound.
+    """The least of 1/2 sum kept (u - f)^2 + <q, u> over what u may be, (B,): a lower bound.
 
-    The minimiser lies in [0, 1], since cutting u there raises neither term.
+    Some minimiser lies between the least and the largest kept entry of a channel, since cutting u
+    there raises neither term.
     """
-    u = torch.where(kept > 0, (f - q).clamp_(0, 1), (q < 0).to(q.dtype))
+    high = (f * kept).amax((2, 3), keepdim=True)
+    low = torch.minimum(torch.where(kept > 0, f, 1).amin((2, 3), keepdim=True), high)
+    u = torch.where(kept > 0, f - q, torch.where(q < 0, high, low))
+    u = torch.minimum(torch.maximum(u, low), high)
     return row_sum((u - f).square().mul_(kept).div_(2).add_(q * u))
 
 
