@@ -32,9 +32,7 @@ def attached(u: Tensor, f: Tensor, kept: Tensor, weight: float, kind: str) -> Te
 
 class _Attached(Function):
     @staticmethod
-    def forward(
-        ctx: Any, f: Tensor, u: Tensor, kept: Tensor, weight: float, kind: str
-    ) -> Tensor:
+    def forward(ctx: Any, f: Tensor, u: Tensor, kept: Tensor, weight: float, kind: str) -> Tensor:
         ctx.save_for_backward(u, kept)
         ctx.settings = weight, kind
         return u.clone()
