@@ -1,4 +1,4 @@
-"""Total variation: least values and recorded outputs, proven gaps, scikit-image, and derivatives."""
+"""Total variation: least values and recorded outputs, scikit-image, derivatives."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def as_image(batch: Tensor) -> NDArray[Any]:
 
 
 class Golden:
-    """Inputs, masks and results of P3's code, and least values found by an interior-point solver."""
+    """Inputs, masks and results of P3's code, and least values by an interior-point method."""
 
     def __init__(self, folder: Path) -> None:
         self.pixels = dict(np.load(folder / "inputs.npz"))
@@ -132,7 +132,7 @@ def mask(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["isotropic", "anisotropic"])
 def test_sweeps_of_scikit_image(kind: str) -> None:
-    """Inside; since 0.17 or so its border takes other values than the code of 2018."""
+    """Inside: beyond the border, today's version has other values than the codes of 2018."""
     x = example(2, 1, 13, 17)
     kept = torch.ones_like(x, dtype=torch.bool)
     got = bregman.interleaved(x, kept, 0.1, kind, limit=2).image
@@ -252,8 +252,10 @@ def test_what_is_dropped() -> None:
     key, shape = Key.root(0, range(3)), (3, 40, 40)
     entries = TotalVariation(drop=0.3).draw(key, shape)
     pixels = TotalVariation(drop=0.3, of="pixels").draw(key, shape)
-    assert entries is not None and entries.shape == (3, *shape)
-    assert pixels is not None and pixels.shape == (3, 1, 40, 40)
+    assert entries is not None
+    assert entries.shape == (3, *shape)
+    assert pixels is not None
+    assert pixels.shape == (3, 1, 40, 40)
     for drawn in (entries, pixels):
         assert abs(float(drawn.double().mean()) - 0.7) < 5 * (0.21 / drawn.numel()) ** 0.5
     assert TotalVariation(form="obfuscated").draw(key, shape).shape[1] == 1

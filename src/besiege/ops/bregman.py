@@ -51,8 +51,9 @@ def nested(
     """The solver that Guo et al. 2018 released: 10 sweeps for u, then one update of the splitting.
 
     f (B, C, H, W); kept bool, of the same shape; weight: of the total variation; kind "isotropic"
-    or "anisotropic". Differentiable by autograd. As released: entries start from f, a dropped one becomes the sum of its
-    neighbours over 4 even where it has 2 or 3, and the isotropic shrinkage is smoothed.
+    or "anisotropic". Differentiable by autograd. As released: entries start from f, a dropped one
+    becomes the sum of its neighbours over 4 even where it has 2 or 3, and the isotropic shrinkage
+    is smoothed.
     """
     mu = 2 / weight
     count = _neighbours(f)
@@ -77,9 +78,9 @@ def interleaved(
 ) -> Stopped:
     """scikit-image's `denoise_tv_bregman`, with the mask of the code of Athalye et al. 2018.
 
-    Arguments as in `nested`. Differentiable by autograd. One sweep an iteration, in which each pixel updates its own part of
-    the splitting too; beyond the border lies the mirror image of f, which is never updated, and
-    the differences to it are shrunk as the others.
+    Arguments as in `nested`. Differentiable by autograd. One sweep an iteration, in which each
+    pixel updates its own part of the splitting too; beyond the border lies the mirror image of f,
+    which is never updated, and the differences to it are shrunk as the others.
     """
     mu = 2 / weight
     slope = torch.where(kept, mu / (1 / weight + 4 * mu), 0.25)

@@ -85,15 +85,15 @@ def minimise(
 
     f (B, C, H, W) in [0, 1]; kept bool, of the same shape or with 1 channel; weight > 0.
     An image is done when its duality gap, a bound on how far its value is above the least, is at
-    most `tol` times the value, or a quarter of the dtype's rounding an entry (which counts on images
-    that are almost flat), or after `limit` iterations.
+    most `tol` times the value, or a quarter of the dtype's rounding an entry (which counts on
+    images that are almost flat), or after `limit` iterations.
     Over-relaxed primal-dual iterations, after Chambolle and Pock 2011 and Condat 2013.
     """
     kept = kept.expand(f.shape)
     piece = max(1, PIECE // f.shape[1:].numel())
     parts = [
         _minimise(a, k, weight, kind, tol, limit)
-        for a, k in zip(f.split(piece), kept.split(piece), strict=True)
+        for a, k in zip(torch.split(f, piece), torch.split(kept, piece), strict=True)
     ]
     return Minimiser(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -101,7 +101,7 @@ def minimise(
 class _State(NamedTuple):
     """The examples that are not done yet; `down` and `right` are the dual variable * 8 * step."""
 
-    index: Tensor  # (n,) their places
+    place: Tensor  # (n,) row numbers in the batch
     f: Tensor
     kept: Tensor
     pull: Tensor  # 1 / (1 + step * kept)
@@ -128,7 +128,8 @@ def _minimise(
     radius = torch.tensor(8 * step * weight, dtype=f.dtype, device=f.device)
     rounding = torch.finfo(f.dtype).eps / 4 * f.shape[1:].numel()
     s = _start(f, kept.to(f.dtype), step)
-    done = Minimiser(torch.empty_like(f), *f.new_empty(2, len(f)), torch.empty_like(s.index))
+    value = f.new_empty(len(f))
+    done = Minimiser(torch.empty_like(f), value, value.clone(), torch.empty_like(s.place))
     work = _Work(*torch.zeros(5, *f.shape).to(f))
     for t in range(1, limit + 1):
         _iterate(s, work, kind, radius)
@@ -139,11 +140,11 @@ def _minimise(
         gap = value - _dual_value(q, s.f, s.kept)
         ended = (gap <= (tol * value).clamp_min(rounding)) | (t >= limit)
         if bool(ended.any()):
-            at = s.index[ended]
+            at = s.place[ended]
             done.image[at], done.value[at], done.gap[at] = work.u[ended], value[ended], gap[ended]
             done.steps[at] = t
             s, work = _State(*(v[~ended] for v in s)), _Work(*(v[~ended] for v in work))
-        if not len(s.index):
+        if not len(s.place):
             break
     return done
 
@@ -154,9 +155,9 @@ def _start(f: Tensor, kept: Tensor, step: float) -> _State:
     given = f * kept
     mean = row_sum(given) / row_sum(kept).clamp_min(1)
     u = given + (1 - kept) * rows(mean, f)
-    index = torch.arange(len(f), device=f.device)
+    place = torch.arange(len(f), device=f.device)
     zero = torch.zeros_like(f)
-    return _State(index, f, kept, pull, given * step * pull, u, zero, zero.clone())
+    return _State(place, f, kept, pull, given * step * pull, u, zero, zero.clone())
 
 
 def _iterate(s: _State, w: _Work, kind: str, radius: Tensor) -> None:

@@ -40,7 +40,8 @@ class _Attached(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         u, kept = ctx.saved_tensors
-        return solved(u, kept, *ctx.settings, grad) * kept, None, None, None, None
+        weight, kind = ctx.settings
+        return solved(u, kept, weight, kind, grad) * kept, None, None, None, None
 
 
 def solved(u: Tensor, kept: Tensor, weight: float, kind: str, g: Tensor) -> Tensor:
