@@ -25,6 +25,7 @@ from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
 from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
+from besiege.defenses.total_variation import TotalVariation
 from besiege.defenses.transform import Chain, Named, Transform
 
 TRANSFORMS: Catalog[Transform] = Catalog(
@@ -149,6 +150,15 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"matrix": "separate", "keep": 0.9},
                 {"method": "soft-impute"},
                 {"method": "nuclear", "matrix": "separate"},
+            "tvm",
+            TotalVariation,
+            "Guo et al. 2018 (arXiv:1711.00117), equations 6 and 7; its code and two others",
+            cases=(
+                {},
+                {"kind": "isotropic", "of": "pixels", "tol": 0.05},
+                {"kind": "anisotropic", "drop": 0, "tol": 0.05},
+                {"form": "released", "tol": 0.2},
+                {"form": "obfuscated", "tol": 0.2},
             ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
