@@ -86,7 +86,7 @@ def bench() -> None:
         ),
     ]
     table = Table(
-        title=f"processor ms an image at {SIZE}, one thread, {COUNT} images, at equal objective"
+        title=f"processor ms an image at {SIZE}, one thread, {COUNT} images, equal objective"
     )
     for head in ("other", "kind", "ms", "besiege ms", "iterations", "times as fast"):
         table.add_column(head)

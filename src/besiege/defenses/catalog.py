@@ -150,6 +150,9 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"matrix": "separate", "keep": 0.9},
                 {"method": "soft-impute"},
                 {"method": "nuclear", "matrix": "separate"},
+            ),
+        ),
+        Entry(
             "tvm",
             TotalVariation,
             "Guo et al. 2018 (arXiv:1711.00117), equations 6 and 7; its code and two others",
