@@ -16,6 +16,7 @@ from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.median import Median
 from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
@@ -89,6 +90,17 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             Brightness,
             "Dziedzic and Krishnan 2020 (arXiv:2002.03080)",
             cases=({}, {"levels": -16, "rounded": True}),
+        ),
+        Entry(
+            "quilt",
+            Quilting,
+            "Guo et al. 2018 (arXiv:1711.00117), section 4.4, and its code",
+            cases=(
+                {},
+                {"k": 1, "seam": "path"},
+                {"seam": "overwrite", "cover": "released"},
+                {"size": 4, "overlap": 1, "k": 3, "seam": "directed"},
+            ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
     ],
