@@ -101,34 +101,35 @@ def smallest_cut(
     labellings of the last s of them (the frontier between done and to do). Of equal ones, old
     before new at the end of the frontier. Cost: s^2 steps on (M, 2^(s + 1)).
     """
-    side = old.shape[-1]
-    above, before = weigh(old, new, -2), weigh(old, new, -1)
-    unary = torch.stack(
-        [torch.where(fixed == 1, torch.inf, 0.0), torch.where(fixed == 0, torch.inf, 0.0)], -1
-    )
-    unary = unary.to(old).expand(len(old), side, side, 2)
-    zero = torch.zeros_like(above.leave)
-    vertical, horizontal = (
-        torch.stack([zero, w.leave, w.enter, zero], -1).unflatten(-1, (2, 2))
-        for w in (above, before)
-    )
-    best = old.new_full((len(old), 1 << side), torch.inf)
-    best[:, 0] = 0
+    side, count = old.shape[-1], len(old)
+    costs = _costs(weigh(old, new, -2), weigh(old, new, -1), fixed.expand(count, side, side))
+    best = old.new_full((1 << side, count), torch.inf)
+    best[0] = 0
     shed = []
-    for r in range(side):
-        for c in range(side):
-            own = horizontal[:, r, c] + unary[:, r, c, None]
-            known = best.reshape(len(old), 2, -1, 2, 1) + own[:, None, None]
-            kept, other = (known[:, up] + vertical[:, r, c, up, None, None] for up in (0, 1))
-            best = torch.minimum(kept, other).flatten(1)
-            shed.append((other < kept).flatten(1))
-    total, state = best.min(1)
+    for cost in costs.flatten(0, 1):
+        known = best.reshape(2, -1, 2, 1, count) + cost[:, None]
+        kept, other = known[0], known[1]
+        best = torch.minimum(kept, other)
+        shed.append((other < kept).reshape(-1, count))
+    total, state = best.reshape(-1, count).min(0)
     labels = []
     for lower in reversed(shed):
         labels.append(state & 1)
-        up = lower.gather(1, state[:, None])[:, 0].long()
+        up = lower.gather(0, state[None])[0].long()
         state = (state >> 1) | (up << (side - 1))
     return total, torch.stack(labels[::-1], 1).bool().reshape(-1, side, side)
+
+
+def _costs(above: Weights, before: Weights, fixed: Tensor) -> Tensor:
+    """What each pixel adds: (s, s, label above, label before, own label, M)."""
+
+    def pair(w: Weights) -> Tensor:
+        zero = torch.zeros_like(w.leave)
+        return torch.stack([zero, w.leave, w.enter, zero]).unflatten(0, (2, 2))
+
+    own = torch.where(torch.stack([fixed == 1, fixed == 0]), torch.inf, 0.0)
+    whole = pair(above)[:, None] + pair(before)[None] + own
+    return whole.permute(4, 5, 0, 1, 2, 3).contiguous()
 
 
 def pinned(size: int, down: Tensor, right: Tensor) -> Tensor:
