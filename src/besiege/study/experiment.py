@@ -253,14 +253,17 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
             return with_paths(text, path)
         return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
 
+    def chain(text: str) -> str:
+        found = with_paths(text, path)
+        return re.sub(r"\bpatches=([^,+]*[^,+\s])", lambda m: f"patches={path(m[1])}", found)
+
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
             "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
             "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
             "defense": tuple(
-                d.model_copy(update={"chain": with_paths(d.chain, path)})
-                for d in experiment.defense
+                d.model_copy(update={"chain": chain(d.chain)}) for d in experiment.defense
             ),
         }
     )
