@@ -137,7 +137,8 @@ class Lists:
     def nearest(self, queries: Tensor, k: int, probes: int) -> Tensor:
         """As `nearest`, but among the patches of the `probes` lists with the nearest centres.
 
-        Queries whose lists hold fewer than k patches are searched exactly.
+        Of patches as far away as the k-th, which one is given is left to faiss; all others are in
+        the order of `nearest`. Queries whose lists hold fewer than k patches are searched exactly.
         """
         probes = min(probes, len(self.centres))
         steps = fineness(queries.shape[1])
@@ -145,6 +146,7 @@ class Lists:
         near = nearest(self.centres, where, probes)
         whole = (where.clamp(0, 1) * (255 * steps)).round().float()
         grey = (whole / steps).numpy()
+        self.index.nprobe = probes
         _, found = self.index.search_preassigned(
             grey, k, near.numpy(), np.zeros(near.shape, np.float32)
         )
