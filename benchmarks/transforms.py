@@ -1,9 +1,11 @@
-"""FD and RDG in batches beside the loops of the released codes: python -m benchmarks.transforms.
+"""FD, RDG and quilting in batches beside the released loops: python -m benchmarks.transforms.
 
 The loops are written anew with the same work an image. FD visits every 8x8 block of every channel
 and grows its output by concatenation. RDG reads every pixel through an index in a Python loop; the
 released code has that loop but may leave it to OpenCV, for which one NumPy gather stands here, as a
-yardstick without a target.
+yardstick without a target. Quilting searches each patch and paints it by itself; its search is the
+same exact product, and its seam that of the release, which overwrites. Without a target too: the
+product is most of the work of both.
 """
 
 import time
@@ -19,11 +21,14 @@ from scipy.fftpack import dct, idct
 
 from besiege.core.key import Key
 from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.transform import Transform
+from besiege.ops.patches import built_in
 
 SHAPE = (3, 299, 299)
 BATCH = 8
+SIDE = 32  # of the images that are quilted, from 8192 patches
 TARGET = 50  # times as fast as the loop
 
 Array = NDArray[Any]
@@ -74,6 +79,19 @@ def rdg_by_gather(image: Array, rows: Array, columns: Array) -> Array:
     return image[y, x]
 
 
+def quilted_by_patches(image: Array, base: Array, norms: Array, picks: Array) -> Array:
+    """(3, H, W) in [0, 1], a patch at a time, each searched and laid over those before."""
+    out = np.zeros_like(image)
+    for i, y in enumerate(range(0, image.shape[1] - 5, 3)):
+        for j, x in enumerate(range(0, image.shape[2] - 5, 3)):
+            query = np.float32(255) * image[:, y : y + 5, x : x + 5].reshape(-1)
+            scores = norms - 2 * (base @ query)
+            near = np.argpartition(scores, 10)[:10]
+            pick = near[np.argsort(scores[near])][picks[i, j]]
+            out[:, y : y + 5, x : x + 5] = base[pick].reshape(3, 5, 5) / 255
+    return out
+
+
 def fastest(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
     times = []
@@ -108,11 +126,24 @@ def bench() -> bool:
     by_pixels = fastest(lambda: rdg_by_pixels(image, rows, columns), 3)
     by_gather = fastest(lambda: rdg_by_gather(image, rows, columns), 30)
     nearest = batched(released)
+    quilt = Quilting(seam="overwrite", cover="released")
+    small = key.fold("small").uniform(3, SIDE, SIDE)
+    picks = quilt.draw(key, (3, SIDE, SIDE))
+    base = built_in(5).pixels.numpy().astype(np.float32)
+    norms = (base * base).sum(1)
+    by_patches = fastest(
+        lambda: quilted_by_patches(small[0].numpy(), base, norms, picks[0].numpy()), 3
+    )
+    together = fastest(lambda: quilt.forward(small, picks), 10) / BATCH
+    cut = Quilting()
+    with_cuts = fastest(lambda: cut.forward(small, cut.draw(key, (3, SIDE, SIDE))), 10) / BATCH
     lines = [
         ("FD", "blocks", by_blocks, batched(FeatureDistillation(form="released")), TARGET),
         ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
         ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
         ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
+        (f"quilting at {SIDE}", "patches", by_patches, together, 0),
+        (f"quilting at {SIDE}, cut", "patches, no seam", by_patches, with_cuts, 0),
     ]
     torch.set_num_threads(before)
     table = Table(title=f"ms an image at 299, one thread, batches of {BATCH} (fastest of 30)")

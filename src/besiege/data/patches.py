@@ -33,7 +33,8 @@ def build(
     The file holds uint8 (N, C * size^2), pixels rounded to 8 bits. Every patch has an image and a
     place of its own, all alike, which depend on seed, row and the number of images alone: a smaller
     database is how a larger one begins. Beside it stands a .json of the same name that says what
-    it was made of. An image that cannot be read is passed over, and its patches are drawn anew from others.
+    it was made of. An image that cannot be read is passed over, and its patches are drawn anew
+    from others.
     on_done: told the number of patches that are written.
 
     Returns the database, and why images were passed over, by id.
