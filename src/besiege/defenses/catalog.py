@@ -99,7 +99,6 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {},
                 {"k": 1, "seam": "path"},
                 {"seam": "overwrite", "cover": "released"},
-                {"size": 4, "overlap": 1, "k": 3, "seam": "directed"},
             ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),

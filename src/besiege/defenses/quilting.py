@@ -31,7 +31,7 @@ class Quilting(Transform):
     nearest patches of a database (squared distance over all channels, each chosen alike, anew for
     every square), and a seam through the overlap decides where it gives way to those before.
 
-    patches: a .npy file of 8-bit patches, as `besiege quilt build` writes it; by default 8192 from
+    patches: a .npy file of 8-bit patches, as `besiege quilt build` writes it; by default 4096 from
         two photographs, for trials only. Grey images see colour patches averaged over channels;
         colour images see grey ones as they are. Its content is part of what names a cell.
     size, overlap: side of a patch, 2 to 9 px, and what neighbours share, at most half of it.
@@ -57,8 +57,8 @@ class Quilting(Transform):
     ignores the link.
 
     Source: Guo et al. 2018 (arXiv:1711.00117), section 4.4, and the code released with it.
-    Cost: a search a square, 2 to 3 ms each in 1,000,000 patches on one CPU thread; the soft
-    surrogate costs another.
+    Cost: a search a square, 2 to 3 ms each in 1,000,000 patches on one CPU thread; its soft
+    surrogate searches once more.
     """
 
     patches: str = ""
@@ -103,9 +103,10 @@ class Quilting(Transform):
     def forward(self, x: Tensor, draw: Tensor | None) -> Tensor:
         """x float (B, C, H, W) in [0, 1], quilted. Raises BadImages if smaller than a patch."""
         with torch.no_grad():
-            grid, base, near, owner = self._quilt(x, draw)
-            laid = quilting.shown(_shaped(base[near], x, grid), owner, grid)
-            return laid.to(x.dtype) / 255
+            grid, base = self._under(x)
+            chosen = _chosen(self._near(x, grid, base, self.k), draw)
+            laid = _shaped(base[chosen], x, grid)
+            return quilting.shown(laid, self._owner(laid, grid), grid).to(x.dtype) / 255
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
@@ -113,30 +114,29 @@ class Quilting(Transform):
         return {"soft": self._soft, "identity": identity}
 
     def _soft(self, x: Tensor, draw: Any) -> Tensor:
+        grid, base = self._under(x)
         with torch.no_grad():
-            grid, base, _, owner = self._quilt(x, draw)
-        squares = quilting.cut_out(x, grid)
-        count = min(max(self.k, SOFT), len(base))
-        flat = squares.flatten(3).flatten(0, 2)
-        near = self._search(base, flat, count)
-        mixed = soft_patches(flat, base, near).unflatten(0, squares.shape[:3])
-        return quilting.shown(_shaped(mixed, x, grid), owner, grid)
+            near = self._near(x, grid, base, min(max(self.k, SOFT), len(base)))
+            owner = self._owner(_shaped(base[_chosen(near[..., : self.k], draw)], x, grid), grid)
+        squares = quilting.cut_out(x, grid).flatten(3)
+        mixed = soft_patches(squares.flatten(0, 2), base, near.flatten(0, 2))
+        return quilting.shown(_shaped(mixed.unflatten(0, near.shape[:3]), x, grid), owner, grid)
 
-    def _quilt(
-        self, x: Tensor, draw: Tensor | None
-    ) -> tuple[quilting.Grid, Tensor, Tensor, Tensor]:
-        """Grid, patches, which of them each square is (B, R, K), and who shows (B, H, W)."""
-        grid = self._grid((x.shape[1], x.shape[2], x.shape[3]))
-        base = self._base().seen(x.shape[1], x.device)
-        squares = quilting.cut_out(x, grid)
-        near = self._search(base, squares.flatten(3).flatten(0, 2), self.k)
-        near = near.unflatten(0, squares.shape[:3])
-        pick = torch.zeros_like(near[..., 0]) if draw is None else draw
-        near = near.gather(-1, pick[..., None])[..., 0]
+    def _under(self, x: Tensor) -> tuple[quilting.Grid, Tensor]:
+        """Where patches lie on x, and the database as x sees it."""
+        _, channels, height, width = x.shape
+        return self._grid((channels, height, width)), self._base().seen(channels, x.device)
+
+    def _near(self, x: Tensor, grid: quilting.Grid, base: Tensor, k: int) -> Tensor:
+        """Which patches are the k nearest to each square, (B, R, K, k)."""
+        squares = quilting.cut_out(x, grid).flatten(3)
+        return self._search(base, squares.flatten(0, 2), k).unflatten(0, squares.shape[:3])
+
+    def _owner(self, laid: Tensor, grid: quilting.Grid) -> Tensor:
+        """Which patch shows in each pixel, (B or 1, H, W)."""
         if self.seam == OVERWRITE:
-            return grid, base, near, quilting.last_on_top(grid, x.device)[None]
-        levels = _shaped(base[near], x, grid)
-        return grid, base, near, quilting.laid(levels, grid, SEAMS[self.seam])
+            return quilting.last_on_top(grid, laid.device)[None]
+        return quilting.laid(laid, grid, SEAMS[self.seam])
 
     def _search(self, base: Tensor, squares: Tensor, k: int) -> Tensor:
         if self.index == "exact":
@@ -158,6 +158,11 @@ class Quilting(Transform):
                 f"the least that cover={self.cover} takes with patches of {self.size}."
             )
         return quilting.grid_of(height, width, self.size, self.overlap, full)
+
+
+def _chosen(near: Tensor, draw: Tensor | None) -> Tensor:
+    """Of the nearest (B, R, K, k) the drawn ones, (B, R, K)."""
+    return near[..., 0] if draw is None else near.gather(-1, draw[..., None])[..., 0]
 
 
 def _shaped(flat: Tensor, x: Tensor, grid: quilting.Grid) -> Tensor:

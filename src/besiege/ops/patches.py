@@ -16,7 +16,7 @@ from torch import Tensor
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.files import existing
 
-BUILT_IN = 8192  # patches
+BUILT_IN = 4096  # patches
 CHANNELS = (1, 3)
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 
