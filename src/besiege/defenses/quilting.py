@@ -12,7 +12,8 @@ from torch import Tensor
 from besiege.core.errors import BadImages, BadSetting, unknown
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
-from besiege.ops import neighbours, patches, quilting
+from besiege.ops import neighbours, quilting
+from besiege.ops.patches import Patches, built_in, load
 from besiege.ops.seams import SEAMS
 from besiege.ops.soft_patches import soft_patches
 
@@ -143,10 +144,10 @@ class Quilting(Transform):
             return neighbours.nearest(base, squares, k)
         return neighbours.lists_of(base).nearest(squares, k, self.probes)
 
-    def _base(self) -> patches.Patches:
+    def _base(self) -> Patches:
         if not self.patches:
-            return patches.built_in(self.size)
-        return patches.load(self.patches, self.size)
+            return built_in(self.size)
+        return load(self.patches, self.size)
 
     def _grid(self, shape: Shape) -> quilting.Grid:
         _, height, width = shape
