@@ -220,10 +220,10 @@ def test_lists_find_most_neighbours_of_real_patches() -> None:
     queries = base[::20].float() / 255 + 0.01
     lists = neighbours.Lists(base)
     exact = neighbours.nearest(base, queries, 10)
-    found = lists.nearest(queries, 10, probes=16)
+    found = lists.nearest(queries, 10, probes=4)
     recall = (found[:, :, None] == exact[:, None]).any(2).float().mean()
-    assert 0.9 < recall < 1
-    assert torch.equal(lists.nearest(queries[3:4], 10, probes=16), found[3:4])
+    assert 0.8 < recall < 1
+    assert torch.equal(lists.nearest(queries[3:4], 10, probes=4), found[3:4])
     every = lists.nearest(queries, 10, probes=len(lists.centres))
     grey = (queries.clamp(0, 1) * 2040).round()[:, None] / 8
     gaps = [(grey - base[n].float()).square().sum(2) for n in (every, exact)]

@@ -21,7 +21,7 @@ SIZES = range(2, 10)  # a smallest cut of size n keeps 2^n costs
 COVERS = ("full", "released")
 INDICES = ("exact", "faiss")
 OVERWRITE = "overwrite"
-SOFT = 10  # neighbours that the soft surrogate averages over, at least
+SOFT = 30  # neighbours that the soft surrogate averages over, at least
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Quilting(Transform):
     `ops.neighbours`), so that search and seams are exact and an image's bits depend on neither
     batch nor device. The result has 8 bits.
 
-    Surrogates: "soft" is the average of the nearest patches (k, at least 10) weighted by
+    Surrogates: "soft" is the average of the nearest patches (k, at least 30) weighted by
     softmax(-distance / their mean distance), with neighbours and seams held fixed. "identity"
     ignores the link.
 
@@ -121,7 +121,7 @@ class Quilting(Transform):
             owner = self._owner(_shaped(base[_chosen(near[..., : self.k], draw)], x, grid), grid)
         squares = quilting.cut_out(x, grid).flatten(3)
         mixed = soft_patches(squares.flatten(0, 2), base, near.flatten(0, 2))
-        return quilting.shown(_shaped(mixed.unflatten(0, near.shape[:3]), x, grid), owner, grid)
+        return quilting.shown(_shaped(mixed.reshape(squares.shape), x, grid), owner, grid)
 
     def _under(self, x: Tensor) -> tuple[quilting.Grid, Tensor]:
         """Where patches lie on x, and the database as x sees it."""
@@ -131,7 +131,7 @@ class Quilting(Transform):
     def _near(self, x: Tensor, grid: quilting.Grid, base: Tensor, k: int) -> Tensor:
         """Which patches are the k nearest to each square, (B, R, K, k)."""
         squares = quilting.cut_out(x, grid).flatten(3)
-        return self._search(base, squares.flatten(0, 2), k).unflatten(0, squares.shape[:3])
+        return self._search(base, squares.flatten(0, 2), k).reshape(*squares.shape[:3], k)
 
     def _owner(self, laid: Tensor, grid: quilting.Grid) -> Tensor:
         """Which patch shows in each pixel, (B or 1, H, W)."""
@@ -168,4 +168,4 @@ def _chosen(near: Tensor, draw: Tensor | None) -> Tensor:
 
 def _shaped(flat: Tensor, x: Tensor, grid: quilting.Grid) -> Tensor:
     """Patches (..., C * size * size) as (..., C, size, size)."""
-    return flat.unflatten(-1, (x.shape[1], grid.size, grid.size))
+    return flat.reshape(*flat.shape[:-1], x.shape[1], grid.size, grid.size)

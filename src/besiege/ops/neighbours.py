@@ -58,7 +58,7 @@ def nearest(patches: Tensor, queries: Tensor, k: int) -> Tensor:
         steps = fineness(queries.shape[1])
         whole = (queries.clamp(0, 1) * (255 * steps)).round() - MIDDLE * steps
         distinct, back = torch.unique(whole.float(), dim=0, return_inverse=True)
-        found = [_nearest(patches, block, k, steps) for block in distinct.split(BLOCK)]
+        found = [_nearest(patches, block, k, steps) for block in torch.split(distinct, BLOCK)]
         return torch.cat(found)[back] if found else back.new_empty(0, k)
 
 
@@ -66,17 +66,18 @@ def _nearest(patches: Tensor, q: Tensor, k: int, steps: int) -> Tensor:
     """The groups that can hold the k best, by the best of each; then the best of those."""
     group = 1 << max(3, (len(patches).bit_length() - 7) // 2)  # 64 for a million (measured)
     lows = []
-    for piece in patches.split(PIECE):
+    for piece in torch.split(patches, PIECE):
         d = piece.to(q.device).float() - MIDDLE
         scores = torch.addmm(_half(d, steps), q, d.T, alpha=-1)
         scores = F.pad(scores, (0, -len(d) % group), value=WORST)
-        lows.append(scores.unflatten(1, (-1, group)).amin(2))
+        lows.append(scores.reshape(len(q), -1, group).amin(2))
     low = torch.cat(lows, 1)
     number = torch.arange(low.shape[1], device=q.device)
     groups = _smallest(low, number, min(k, low.shape[1]))
     members = (groups[..., None] * group + torch.arange(group, device=q.device)).flatten(1)
     out = [
-        ranked(patches, m, p, k, steps) for m, p in zip(members.split(32), q.split(32), strict=True)
+        ranked(patches, m, p, k, steps)
+        for m, p in zip(torch.split(members, 32), torch.split(q, 32), strict=True)
     ]
     return torch.cat(out)
 

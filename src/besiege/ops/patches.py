@@ -36,7 +36,7 @@ class Patches:
     def digest(self) -> str:
         """16 hex digits over shape and content. Cost: the first time, all of it is read."""
         state = blake2b(f"{tuple(self.pixels.shape)}".encode(), digest_size=8)
-        for part in self.pixels.split(1 << 16):
+        for part in torch.split(self.pixels, 1 << 16):
             state.update(part.contiguous().numpy().data)
         return state.hexdigest()
 
@@ -58,13 +58,13 @@ class Patches:
 def _seen(patches: Patches, channels: int, device: torch.device) -> Tensor:
     pixels = patches.pixels
     if channels != patches.channels:
-        planes = [_converted(p, patches.channels, channels) for p in pixels.split(1 << 16)]
+        planes = [_converted(p, patches.channels, channels) for p in torch.split(pixels, 1 << 16)]
         pixels = torch.cat(planes)
     return pixels.to(device)
 
 
 def _converted(pixels: Tensor, channels: int, to: int) -> Tensor:
-    planes = pixels.unflatten(1, (channels, -1))
+    planes = pixels.reshape(len(pixels), channels, -1)
     if to == 1:
         planes = ((planes.int().sum(1) + channels // 2) // channels).to(torch.uint8)[:, None]
     return planes.expand(-1, to, -1).flatten(1)

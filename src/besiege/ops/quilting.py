@@ -51,7 +51,8 @@ def cut_out(x: Tensor, grid: Grid) -> Tensor:
     at = torch.arange(grid.size, device=x.device)
     rows, columns = ((torch.tensor(s, device=x.device)[:, None] + at).flatten() for s in grid[:2])
     parts = x.index_select(-2, rows).index_select(-1, columns)
-    parts = parts.unflatten(-1, (-1, grid.size)).unflatten(-3, (-1, grid.size))
+    count, channels, (height, width) = *x.shape[:2], grid.shape
+    parts = parts.reshape(count, channels, height, grid.size, width, grid.size)
     return parts.permute(0, 2, 4, 1, 3, 5)
 
 
@@ -129,5 +130,5 @@ def shown(patches: Tensor, owner: Tensor, grid: Grid) -> Tensor:
     place = ((number * size + y) * size + x).clamp(min=0)
     place = place[:, None].expand(count, channels, -1, -1).flatten(2)
     flat = patches.permute(0, 3, 1, 2, 4, 5).flatten(2)
-    image = flat.gather(2, place).unflatten(2, (grid.height, grid.width))
+    image = flat.gather(2, place).reshape(count, channels, grid.height, grid.width)
     return image.masked_fill((owner < 0)[:, None], 0)

@@ -125,7 +125,7 @@ def _costs(above: Weights, before: Weights, fixed: Tensor) -> Tensor:
 
     def pair(w: Weights) -> Tensor:
         zero = torch.zeros_like(w.leave)
-        return torch.stack([zero, w.leave, w.enter, zero]).unflatten(0, (2, 2))
+        return torch.stack([zero, w.leave, w.enter, zero]).reshape(2, 2, *zero.shape)
 
     own = torch.where(torch.stack([fixed == 1, fixed == 0]), torch.inf, 0.0)
     whole = pair(above)[:, None] + pair(before)[None] + own
@@ -146,7 +146,7 @@ def _cut(weigh: Callable[[Tensor, Tensor, int], Weights]) -> Seam:
         size = old.shape[-1]
         fixed = pinned(size, down, right).expand(*old.shape[:-3], size, size)
         _, shown = smallest_cut(old.flatten(0, -4), new.flatten(0, -4), fixed.flatten(0, -3), weigh)
-        return shown.unflatten(0, old.shape[:-3])
+        return shown.reshape(*old.shape[:-3], *shown.shape[1:])
 
     return seam
 

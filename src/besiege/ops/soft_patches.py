@@ -32,14 +32,19 @@ class _Soft(Function):
     def forward(ctx: Any, queries: Tensor, patches: Tensor, near: Tensor, width: float) -> Tensor:
         ctx.save_for_backward(queries, patches, near)
         ctx.width = width
-        parts = zip(queries.split(PIECE), near.split(PIECE), strict=True)
+        parts = zip(torch.split(queries, PIECE), torch.split(near, PIECE), strict=True)
         return torch.cat([_mean(*_weighted(q, patches, n, width)[:2]) for q, n in parts])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         queries, patches, near = ctx.saved_tensors
         out = []
-        for q, n, g in zip(queries.split(PIECE), near.split(PIECE), grad.split(PIECE), strict=True):
+        for q, n, g in zip(
+            torch.split(queries, PIECE),
+            torch.split(near, PIECE),
+            torch.split(grad, PIECE),
+            strict=True,
+        ):
             d, w, t = _weighted(q, patches, n, ctx.width)
             # d out / d q is symmetric: sum_i w_i (d_i - mean)(d_i - mean)^T 2 / t.
             off = d - _mean(d, w)[:, None]
