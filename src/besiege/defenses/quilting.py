@@ -69,7 +69,7 @@ class Quilting(Transform):
     seam: str = "cut"
     cover: str = "full"
     index: str = "exact"
-    probes: int = 16
+    probes: int = 8
     name: str = "quilt"
 
     def __post_init__(self) -> None:
