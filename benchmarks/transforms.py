@@ -5,7 +5,9 @@ and grows its output by concatenation. RDG reads every pixel through an index in
 released code has that loop but may leave it to OpenCV, for which one NumPy gather stands here, as a
 yardstick without a target. SHIELD encodes an image at each quality and then visits its 8x8 blocks;
 the codec is the same on both sides, hence no target. Pixel deflection makes move after move, and is
-measured without its denoiser too, for which scikit-image's stands.
+measured without its denoiser too, for which scikit-image's stands. Quilting searches each patch and
+paints it by itself; its search is the same exact product, most of the work of both, and its seam
+that of the release, which overwrites.
 """
 
 import time
@@ -27,13 +29,16 @@ from besiege.defenses.deflection import Deflection
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.menet import MENet
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Transform
+from besiege.ops.patches import built_in
 
 SHAPE = (3, 299, 299)
 BATCH = 8
+SIDE = 32  # of the images that are quilted, from 4096 patches
 TARGET = 50  # times as fast as the loop
 
 Array = NDArray[Any]
@@ -197,6 +202,19 @@ def denoised_by_library(image: Array, moves: Array) -> Array:
     return denoise_wavelet(moved, sigma=0.04, convert2ycbcr=True, channel_axis=-1)
 
 
+def quilted_by_patches(image: Array, base: Array, norms: Array, picks: Array) -> Array:
+    """(3, H, W) in [0, 1], a patch at a time, each searched and laid over those before."""
+    out = np.zeros_like(image)
+    for i, y in enumerate(range(0, image.shape[1] - 5, 3)):
+        for j, x in enumerate(range(0, image.shape[2] - 5, 3)):
+            query = np.float32(255) * image[:, y : y + 5, x : x + 5].reshape(-1)
+            scores = norms - 2 * (base @ query)
+            near = np.argpartition(scores, 10)[:10]
+            pick = near[np.argsort(scores[near])][picks[i, j]]
+            out[:, y : y + 5, x : x + 5] = base[pick].reshape(3, 5, 5) / 255
+    return out
+
+
 def fastest(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
     times = []
@@ -239,6 +257,17 @@ def bench() -> bool:
     by_moves = fastest(lambda: deflected_by_moves(image, moves), 5)
     whole = Deflection(form="released", convention="rescaled")
     by_library = fastest(lambda: denoised_by_library(image, moves[:201]), 5)
+    quilt = Quilting(seam="overwrite", cover="released")
+    small = key.fold("small").uniform(3, SIDE, SIDE)
+    picks = quilt.draw(key, (3, SIDE, SIDE))
+    base = built_in(5).pixels.numpy().astype(np.float32)
+    norms = (base * base).sum(1)
+    by_patches = fastest(
+        lambda: quilted_by_patches(small[0].numpy(), base, norms, picks[0].numpy()), 3
+    )
+    together = fastest(lambda: quilt.forward(small, picks), 10) / BATCH
+    cut = Quilting()
+    with_cuts = fastest(lambda: cut.forward(small, cut.draw(key, (3, SIDE, SIDE))), 10) / BATCH
     lines = [
         ("FD", "blocks", by_blocks, batched(FeatureDistillation(form="released")), TARGET),
         ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
@@ -247,6 +276,8 @@ def bench() -> bool:
         ("SHIELD", "blocks", blocks, batched(shield), 0),
         ("deflection, 1800 moves", "moves", by_moves, batched(moves_only), 0),
         ("deflection, denoised", "moves", by_library, batched(whole), 0),
+        (f"quilting at {SIDE}", "patches", by_patches, together, 0),
+        (f"quilting at {SIDE}, cut", "patches, no seam", by_patches, with_cuts, 0),
     ]
     channels()
     torch.set_num_threads(before)

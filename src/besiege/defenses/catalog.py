@@ -20,6 +20,7 @@ from besiege.defenses.median import Median
 from besiege.defenses.menet import MENet
 from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
@@ -162,6 +163,16 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"kind": "anisotropic", "drop": 0, "tol": 0.05},
                 {"form": "released", "tol": 0.2},
                 {"form": "obfuscated", "tol": 0.2},
+            ),
+        ),
+        Entry(
+            "quilt",
+            Quilting,
+            "Guo et al. 2018 (arXiv:1711.00117), section 4.4, and its code",
+            cases=(
+                {},
+                {"k": 1, "seam": "path"},
+                {"seam": "overwrite", "cover": "released"},
             ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),

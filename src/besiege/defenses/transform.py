@@ -248,6 +248,18 @@ class Named(Transform):
         return replace(self, link=self.link.beside(classifier))
 
 
+def contents(link: Transform) -> str:
+    """What names the files that `link` reads, which its settings do not; "" if it reads none.
+
+    A link that reads files has an attribute `digest` over their content.
+    """
+    if isinstance(link, Chain):
+        return " + ".join(filter(None, map(contents, link.links)))
+    if isinstance(link, Named | Graft | Frozen):
+        return contents(link.link)
+    return str(getattr(link, "digest", ""))
+
+
 class _Module(nn.Module):
     """See `module`."""
 

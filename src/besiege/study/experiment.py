@@ -253,6 +253,16 @@ def respelled(source: str, change: Callable[[str], str]) -> str:
     return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={change(m[2])}", source)
 
 
+def respelled_chain(text: str, change: Callable[[str], str]) -> str:
+    """A chain with every path in it changed.
+
+    >>> respelled_chain("mine.py:f + quilt:patches=a.npy,k=1", "../".__add__)
+    '../mine.py:f + quilt:patches=../a.npy,k=1'
+    """
+    found = with_paths(text, change)
+    return re.sub(r"\bpatches=([^,+]*[^,+\s])", lambda m: f"patches={change(m[1])}", found)
+
+
 def _rooted(experiment: Experiment, home: Path) -> Experiment:
     """The experiment with its paths counted from `home`."""
 
@@ -269,7 +279,7 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
                 update={"source": respelled(experiment.model.source, path)}
             ),
             "defense": tuple(
-                d.model_copy(update={"chain": with_paths(d.chain, path)})
+                d.model_copy(update={"chain": respelled_chain(d.chain, path)})
                 for d in experiment.defense
             ),
         }

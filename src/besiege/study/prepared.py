@@ -12,7 +12,6 @@ from torch import Tensor
 
 from besiege.attacks.threat import Threat
 from besiege.core.errors import BadImages, BadSetting
-from besiege.core.foreign import with_paths
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
@@ -23,7 +22,7 @@ from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
-from besiege.study.experiment import CellSpec, Experiment, respelled
+from besiege.study.experiment import CellSpec, Experiment, respelled, respelled_chain
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
@@ -191,7 +190,7 @@ def prepare(experiment: Experiment) -> Prepared:
             chain=spec.defense.chain,
             vote=spec.defense.vote,
         )
-        named = {**record, "chain": with_paths(spec.defense.chain, _name)}
+        named = {**record, "chain": respelled_chain(spec.defense.chain, _name)}
         cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from besiege.defenses.transform import contents
 from besiege.models.classifier import Classifier
 from besiege.study.judge import Judging
 from besiege.study.recipe import Siege
@@ -30,10 +31,11 @@ def describe(
 
     defense: its display name; chain, vote: their specs.
     """
-    threat = siege.threat
+    threat, read = siege.threat, contents(siege.defense.chain)
     return {
         "defense": defense,
         "chain": chain,
+        **({"contents": read} if read else {}),
         "vote": vote,
         "recipe": siege.recipe.name,
         "recipe_settings": asdict(siege.recipe),
