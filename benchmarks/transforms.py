@@ -41,6 +41,8 @@ BATCH = 8
 SIDE = 32  # of the images that are quilted, from 4096 patches
 TARGET = 50  # times as fast as the loop
 
+# operation, loop over, ms of the loop, ms of ours, target (0: none)
+Line = tuple[str, str, float, float, float]
 Array = NDArray[Any]
 
 
@@ -225,6 +227,40 @@ def fastest(call: Callable[[], object], rounds: int) -> float:
     return 1e3 * min(times[1:])
 
 
+def local_lines(image: Array, key: Key, batched: Callable[[Transform], float]) -> list[Line]:
+    """Operations that act on blocks and on single pixels."""
+    shield = Shield(rounding="truncate")
+    choice = shield.draw(key, SHAPE)[0].numpy()
+    moves_only = Deflection(deflections=1800, form="released", sigma=0)
+    moves = moves_only.draw(key, SHAPE)[0].numpy()
+    whole = Deflection(form="released", convention="rescaled")
+    blocks = fastest(lambda: shield_by_blocks(image, choice), 5)
+    by_moves = fastest(lambda: deflected_by_moves(image, moves), 5)
+    by_library = fastest(lambda: denoised_by_library(image, moves[:201]), 5)
+    return [
+        ("SHIELD", "blocks", blocks, batched(shield), 0),
+        ("deflection, 1800 moves", "moves", by_moves, batched(moves_only), 0),
+        ("deflection, denoised", "moves", by_library, batched(whole), 0),
+    ]
+
+
+def quilting_lines(key: Key) -> list[Line]:
+    """Quilting of small images, without and with its cuts."""
+    quilt, cut = Quilting(seam="overwrite", cover="released"), Quilting()
+    small = key.fold("small").uniform(3, SIDE, SIDE)
+    picks = quilt.draw(key, (3, SIDE, SIDE))
+    base = built_in(5).pixels.numpy().astype(np.float32)
+    norms = (base * base).sum(1)
+    image, choice = small[0].numpy(), picks[0].numpy()
+    slow = fastest(lambda: quilted_by_patches(image, base, norms, choice), 3)
+    plain = fastest(lambda: quilt.forward(small, picks), 10) / BATCH
+    seams = fastest(lambda: cut.forward(small, cut.draw(key, (3, SIDE, SIDE))), 10) / BATCH
+    return [
+        (f"quilting at {SIDE}", "patches", slow, plain, 0),
+        (f"quilting at {SIDE}, cut", "patches, no seam", slow, seams, 0),
+    ]
+
+
 def bench() -> bool:
     """Print the table; True if every target is met."""
     before = torch.get_num_threads()
@@ -249,35 +285,13 @@ def bench() -> bool:
     by_pixels = fastest(lambda: rdg_by_pixels(image, rows, columns), 3)
     by_gather = fastest(lambda: rdg_by_gather(image, rows, columns), 30)
     nearest = batched(released)
-    shield = Shield(rounding="truncate")
-    choice = shield.draw(key, SHAPE)[0].numpy()
-    blocks = fastest(lambda: shield_by_blocks(image, choice), 5)
-    moves_only = Deflection(deflections=1800, form="released", sigma=0)
-    moves = moves_only.draw(key, SHAPE)[0].numpy()
-    by_moves = fastest(lambda: deflected_by_moves(image, moves), 5)
-    whole = Deflection(form="released", convention="rescaled")
-    by_library = fastest(lambda: denoised_by_library(image, moves[:201]), 5)
-    quilt = Quilting(seam="overwrite", cover="released")
-    small = key.fold("small").uniform(3, SIDE, SIDE)
-    picks = quilt.draw(key, (3, SIDE, SIDE))
-    base = built_in(5).pixels.numpy().astype(np.float32)
-    norms = (base * base).sum(1)
-    by_patches = fastest(
-        lambda: quilted_by_patches(small[0].numpy(), base, norms, picks[0].numpy()), 3
-    )
-    together = fastest(lambda: quilt.forward(small, picks), 10) / BATCH
-    cut = Quilting()
-    with_cuts = fastest(lambda: cut.forward(small, cut.draw(key, (3, SIDE, SIDE))), 10) / BATCH
     lines = [
         ("FD", "blocks", by_blocks, batched(FeatureDistillation(form="released")), TARGET),
         ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
         ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
         ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
-        ("SHIELD", "blocks", blocks, batched(shield), 0),
-        ("deflection, 1800 moves", "moves", by_moves, batched(moves_only), 0),
-        ("deflection, denoised", "moves", by_library, batched(whole), 0),
-        (f"quilting at {SIDE}", "patches", by_patches, together, 0),
-        (f"quilting at {SIDE}, cut", "patches, no seam", by_patches, with_cuts, 0),
+        *local_lines(image, key, batched),
+        *quilting_lines(key),
     ]
     channels()
     torch.set_num_threads(before)
