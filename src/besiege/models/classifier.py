@@ -70,6 +70,19 @@ class Classifier(nn.Module):
         if not bool((self.std > 0).all()):
             raise BadModel(f"std of {name} must be above 0, not {std}.")
 
+    def through(self, network: nn.Module) -> Classifier:
+        """This classifier as `network` answers for it, which is handed images in [0, 1]."""
+        made = Classifier(
+            network,
+            self.classes,
+            name=self.name,
+            channels=self.channels,
+            access=self.access,
+            probe=False,  # that inside does
+        )
+        made.mean, made.std = made.mean.to(self.mean), made.std.to(self.mean)
+        return made
+
     @property
     def num_classes(self) -> int:
         """K, the number of logits."""

@@ -138,16 +138,7 @@ def frozen(classifier: Classifier) -> Classifier:
 
     The draw comes from the key's origin, as that of `defenses.transform.Frozen`.
     """
-    made = Classifier(
-        _Frozen(classifier),
-        classifier.classes,
-        name=classifier.name,
-        channels=classifier.channels,
-        access=classifier.access,
-        probe=False,  # that inside does
-    )
-    made.mean, made.std = made.mean.to(classifier.mean), made.std.to(classifier.mean)
-    return made
+    return classifier.through(_Frozen(classifier))
 
 
 class _Frozen(nn.Module):
