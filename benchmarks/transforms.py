@@ -1,31 +1,48 @@
-"""FD and RDG in batches beside the loops of the released codes: python -m benchmarks.transforms.
+"""Transforms in batches beside the loops of the released codes: python -m benchmarks.transforms.
 
 The loops are written anew with the same work an image. FD visits every 8x8 block of every channel
 and grows its output by concatenation. RDG reads every pixel through an index in a Python loop; the
 released code has that loop but may leave it to OpenCV, for which one NumPy gather stands here, as a
-yardstick without a target.
+yardstick without a target. SHIELD encodes an image at each quality and then visits its 8x8 blocks;
+the codec is the same on both sides, hence no target. Pixel deflection makes move after move, and is
+measured without its denoiser too, for which scikit-image's stands. Quilting searches each patch and
+paints it by itself; its search is the same exact product, most of the work of both, and its seam
+that of the release, which overwrites.
 """
 
 import time
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.fftpack import dct, idct
+from skimage.restoration import denoise_wavelet
 
 from besiege.core.key import Key
+from besiege.defenses.deflection import Deflection
 from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.fft import FrequencyCompression
+from besiege.defenses.menet import MENet
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
+from besiege.defenses.shield import Shield
+from besiege.defenses.svd import LowRank
 from besiege.defenses.transform import Transform
+from besiege.ops.patches import built_in
 
 SHAPE = (3, 299, 299)
 BATCH = 8
+SIDE = 32  # of the images that are quilted, from 4096 patches
 TARGET = 50  # times as fast as the loop
 
+# operation, loop over, ms of the loop, ms of ours, target (0: none)
+Line = tuple[str, str, float, float, float]
 Array = NDArray[Any]
 
 
@@ -74,6 +91,132 @@ def rdg_by_gather(image: Array, rows: Array, columns: Array) -> Array:
     return image[y, x]
 
 
+def fft_by_images(images: Array, percent: float) -> Array:
+    """(B, 3, H, W), an image at a time, its mask made anew: two quarter discs."""
+    out = np.zeros_like(images)
+    _, _, height, width = images.shape
+    half = width // 2 + 1
+    for k, image in enumerate(images):
+        radius = int(np.sqrt(2 * (1 - percent / 100) * height * half / np.pi))
+        y, x = np.ogrid[:height, :half]
+        near = (x**2 + y**2 < radius**2) | (x**2 + (height - 1 - y) ** 2 < radius**2)
+        out[k] = np.fft.irfft2(np.fft.rfft2(image) * near, s=(height, width))
+    return np.clip(out, 0, 1)
+
+
+def svd_by_channels(images: Array, percent: float) -> Array:
+    """(B, 3, H, W), a channel of an image at a time."""
+    out = np.zeros_like(images)
+    rank = int((1 - percent / 100) * images.shape[2])
+    for k, image in enumerate(images):
+        for c, channel in enumerate(image):
+            u, s, v = np.linalg.svd(channel)
+            out[k, c] = u[:, :rank] @ np.diag(s[:rank]) @ v[:rank]
+    return np.clip(out, 0, 1)
+
+
+def usvt_by_images(images: Array, kept: Array) -> Array:
+    """(B, 3, H, W), an image at a time, channels side by side."""
+    out = np.zeros_like(images)
+    for k, (image, mask) in enumerate(zip(images, kept, strict=True)):
+        a, m = np.concatenate(2 * image - 1, axis=1), np.concatenate(mask, axis=1)
+        u, s, v = np.linalg.svd(a * m)
+        sigma = np.zeros(a.shape)
+        for j in range(int(0.8 * len(a))):
+            sigma[j, j] = s[j]
+        out[k] = np.stack(np.split((u @ sigma @ v) / m.mean(), 3, axis=1))
+    return (np.clip(out, -1, 1) + 1) / 2
+
+
+def imputed_by_images(images: Array, kept: Array) -> Array:
+    """(B, 3, H, W), an image at a time: what the package fancyimpute does."""
+    out = np.zeros_like(images)
+    for k, (image, mask) in enumerate(zip(images, kept, strict=True)):
+        a, m = np.concatenate(2 * image - 1, axis=1), np.concatenate(mask, axis=1)
+        x = a * m
+        amount = np.linalg.svd(x, compute_uv=False)[0] / 50
+        for _ in range(100):
+            u, s, v = np.linalg.svd(x, full_matrices=False)
+            y = np.where(m, x, (u * np.maximum(s - amount, 0)) @ v)
+            moved, before = np.linalg.norm((y - x)[~m]), np.linalg.norm(x[~m])
+            x = y
+            if moved < 1e-3 * before:
+                break
+        out[k] = np.stack(np.split(x, 3, axis=1))
+    return (np.clip(out, -1, 1) + 1) / 2
+
+
+def channels() -> None:
+    """Print a table of the lossy channels at 32 px; it has no targets."""
+    key = Key.root(0, range(16))
+    small = FrequencyCompression(percent=90).forward(key.uniform(3, 32, 32), None)
+    usvt, imputed = MENet(), MENet(method="soft-impute")
+    kept = usvt.draw(key.fold("mask"), (3, 32, 32))
+    images, mask = small.double().numpy(), kept.numpy()
+    released = FrequencyCompression(percent=50, form="released")
+    lines: list[tuple[str, Callable[[], object], Transform]] = [
+        ("FFT", lambda: fft_by_images(images, 50), released),
+        ("SVD", lambda: svd_by_channels(images, 50), LowRank()),
+        ("ME-Net, USVT", lambda: usvt_by_images(images, mask), usvt),
+        ("ME-Net, soft-impute", lambda: imputed_by_images(images, mask), imputed),
+    ]
+    table = Table(title="ms an image at 32, one thread, batches of 16 (fastest of 3)")
+    for head in ("operation", "loop over images", "besiege", "times as fast"):
+        table.add_column(head, justify="left" if head == "operation" else "right")
+    for name, loop, link in lines:
+        slow = fastest(loop, 3) / len(small)
+        fast = fastest(lambda link=link: link.forward(small, kept), 3) / len(small)  # type: ignore[misc]
+        table.add_row(name, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}")
+    Console().print(table)
+
+
+def shield_by_blocks(image: Array, choice: Array) -> Array:
+    """(299, 299, 3) in [0, 1], encoded at each quality, then a block at a time."""
+    picture = Image.fromarray((image * 255).astype(np.uint8))
+    coded = []
+    for quality in (20, 40, 60, 80):
+        file = BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        coded.append(np.asarray(Image.open(file)) / 255)
+    out = np.empty_like(image)
+    for i in range(38):
+        for j in range(38):
+            block = slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8)
+            out[block] = coded[choice[i, j]][block]
+    return out
+
+
+def deflected_by_moves(image: Array, moves: Array) -> Array:
+    """(299, 299, 3), move after move, a channel after another."""
+    out = image.copy()
+    for i, (u, down, right) in enumerate(moves):
+        x, y = divmod(int(u * 299 * 299), 299)
+        low, left = max(x - 10, 1), max(y - 10, 1)
+        a = low + int(down * (min(x + 10, 298) - low + 1))
+        b = left + int(right * (min(y + 10, 298) - left + 1))
+        out[x, y, i % 3] = out[a, b, i % 3]
+    return out
+
+
+def denoised_by_library(image: Array, moves: Array) -> Array:
+    """(299, 299, 3), deflected and denoised by scikit-image."""
+    moved = deflected_by_moves(image, moves)
+    return denoise_wavelet(moved, sigma=0.04, convert2ycbcr=True, channel_axis=-1)
+
+
+def quilted_by_patches(image: Array, base: Array, norms: Array, picks: Array) -> Array:
+    """(3, H, W) in [0, 1], a patch at a time, each searched and laid over those before."""
+    out = np.zeros_like(image)
+    for i, y in enumerate(range(0, image.shape[1] - 5, 3)):
+        for j, x in enumerate(range(0, image.shape[2] - 5, 3)):
+            query = np.float32(255) * image[:, y : y + 5, x : x + 5].reshape(-1)
+            scores = norms - 2 * (base @ query)
+            near = np.argpartition(scores, 10)[:10]
+            pick = near[np.argsort(scores[near])][picks[i, j]]
+            out[:, y : y + 5, x : x + 5] = base[pick].reshape(3, 5, 5) / 255
+    return out
+
+
 def fastest(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of `rounds` calls, after one to warm up."""
     times = []
@@ -82,6 +225,40 @@ def fastest(call: Callable[[], object], rounds: int) -> float:
         call()
         times.append(time.perf_counter() - start)
     return 1e3 * min(times[1:])
+
+
+def local_lines(image: Array, key: Key, batched: Callable[[Transform], float]) -> list[Line]:
+    """Operations that act on blocks and on single pixels."""
+    shield = Shield(rounding="truncate")
+    choice = shield.draw(key, SHAPE)[0].numpy()
+    moves_only = Deflection(deflections=1800, form="released", sigma=0)
+    moves = moves_only.draw(key, SHAPE)[0].numpy()
+    whole = Deflection(form="released", convention="rescaled")
+    blocks = fastest(lambda: shield_by_blocks(image, choice), 5)
+    by_moves = fastest(lambda: deflected_by_moves(image, moves), 5)
+    by_library = fastest(lambda: denoised_by_library(image, moves[:201]), 5)
+    return [
+        ("SHIELD", "blocks", blocks, batched(shield), 0),
+        ("deflection, 1800 moves", "moves", by_moves, batched(moves_only), 0),
+        ("deflection, denoised", "moves", by_library, batched(whole), 0),
+    ]
+
+
+def quilting_lines(key: Key) -> list[Line]:
+    """Quilting of small images, without and with its cuts."""
+    quilt, cut = Quilting(seam="overwrite", cover="released"), Quilting()
+    small = key.fold("small").uniform(3, SIDE, SIDE)
+    picks = quilt.draw(key, (3, SIDE, SIDE))
+    base = built_in(5).pixels.numpy().astype(np.float32)
+    norms = (base * base).sum(1)
+    image, choice = small[0].numpy(), picks[0].numpy()
+    slow = fastest(lambda: quilted_by_patches(image, base, norms, choice), 3)
+    plain = fastest(lambda: quilt.forward(small, picks), 10) / BATCH
+    seams = fastest(lambda: cut.forward(small, cut.draw(key, (3, SIDE, SIDE))), 10) / BATCH
+    return [
+        (f"quilting at {SIDE}", "patches", slow, plain, 0),
+        (f"quilting at {SIDE}, cut", "patches, no seam", slow, seams, 0),
+    ]
 
 
 def bench() -> bool:
@@ -113,7 +290,10 @@ def bench() -> bool:
         ("RDG, nearest", "pixels", by_pixels, nearest, TARGET),
         ("RDG, bilinear", "pixels", by_pixels, batched(RandomDistortion()), TARGET),
         ("RDG, nearest", "none (gather)", by_gather, nearest, 0),
+        *local_lines(image, key, batched),
+        *quilting_lines(key),
     ]
+    channels()
     torch.set_num_threads(before)
     table = Table(title=f"ms an image at 299, one thread, batches of {BATCH} (fastest of 30)")
     for head in ("operation", "loop over", "loop", "besiege", "times as fast", "target"):

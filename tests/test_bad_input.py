@@ -142,14 +142,27 @@ def test_a_model_that_no_score_could_mean_anything_for(f, says):
         besiege.evaluate(defense, SPREAD, Y, BALL, recipes=["none"])
 
 
-def test_a_model_that_fails_on_some_images_abstains_there():
+@pytest.mark.parametrize("hole", [float("nan"), float("inf")])
+@pytest.mark.parametrize("image", range(4))
+def test_a_model_that_fails_on_some_images_abstains_there(image, hole):
+    first = SPREAD[image, 0, 0, 0]
+
     def fragile(v):
-        return torch.where(v[:, :1] > 0.7, torch.nan, v)
+        return torch.where(v[:, :1] == first, hole, v)
 
     defense = besiege.Defense(Chain(), model_of(fragile))
     result = besiege.evaluate(defense, SPREAD, torch.full((4,), 2), BALL, recipes=["none"])
     assert result.lines[0].accuracy.estimate == 0.75
     assert result.lines[0].flags == {"no answer on some draws": 1}
+
+
+def test_coupling_shows_also_where_the_first_image_has_no_answer():
+    def coupled(v):
+        return torch.where(v[:, :1] < 0.2, torch.nan, v - v.mean(0))
+
+    defense = besiege.Defense(Chain(), model_of(coupled))
+    with pytest.raises(BadModel, match="depend on the others in its batch"):
+        besiege.evaluate(defense, SPREAD, Y, BALL, recipes=["none"])
 
 
 def own_generator():

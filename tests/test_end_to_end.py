@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import pytest
+
+from besiege.cli.main import main
 from besiege.core.store import RunFolder
 from besiege.report.tables import summarise
 
@@ -27,6 +30,36 @@ def test_the_demo_ends_in_a_report_and_resumes(tmp_path):
     assert again.returncode == 0
     assert again.stdout == done.stdout
     assert RunFolder(tmp_path / "run").rows() == rows
+
+
+def test_the_demo_keeps_every_image_and_is_judged_again(tmp_path, monkeypatch, capsys):
+    steps = [f"recipe[{i}].steps=1" for i in (1, 2, 3)]
+    small = [
+        "data.n=2",
+        "keep.images=0",
+        "judge.draws=2",
+        "judge.every=0",
+        "engine.workers=1",
+        *steps,
+    ]
+    changes = [word for change in small for word in ("--set", change)]
+    run = str(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["besiege", "demo", "--save-images", "--out", run, *changes])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    folder = RunFolder(tmp_path / "run")
+    cells = {row["cell"] for row in folder.rows()}
+    assert len(cells) == 48
+    assert set(folder.kept()) == {(cell, i) for cell in cells for i in range(2)}
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["besiege", "judge", run])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    said = capsys.readouterr().out
+    assert said.count(" 2 of 2 ") + said.count(" 4 of 4 ") == 48
+    assert said.rstrip().endswith("as recorded")
 
 
 def test_one_photograph_is_attacked(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from besiege.cli.shelves import shelves
@@ -55,13 +56,24 @@ INTRO = """\
 
 Everything that can be named in an experiment, on the command line, or in Python. This page is
 written from the catalogs themselves. A component is written `name` or `name:key=value,key=value`;
-what is not given has its default. `besiege explain NAME` prints the same.
+what is not given has its default. `besiege explain NAME` prints more of each.
+
+What every transform does to a photograph, and the difference magnified around grey (`python
+examples/operations.py` draws it):
+
 """
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    return "\n".join([INTRO, *(_section(shelf, c) for shelf, c in shelves().items())])
+    return "\n".join([INTRO + _pictures(), *(_section(shelf, c) for shelf, c in shelves().items())])
+
+
+def _pictures() -> str:
+    """The pages of examples/operations.py."""
+    names = sorted((p.name for p in IMAGES.glob("operations*.png")), key=lambda n: (len(n), n))
+    return "".join(f"![Operations on a photograph](images/{name})\n\n" for name in names)
 
 
 def _section(shelf: str, catalog: Catalog[Any]) -> str:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
+    from besiege.study.descent import descent as descent
     from besiege.study.judge import judge as judge
     from besiege.study.recipe import Recipe as Recipe
     from besiege.study.recipes import RECIPES as RECIPES
@@ -76,6 +77,7 @@ _HOMES = {
     "TRANSFORMS": "defenses.catalog",
     "Threat": "attacks.threat",
     "Transform": "defenses.transform",
+    "descent": "study.descent",
     "evaluate": "evaluation",
     "from_callable": "models.callable",
     "audit": "data.images",

@@ -29,7 +29,17 @@ def test_help_does_not_wait_for_torch():
 def test_help_names_every_command():
     done = besiege("--help")
     assert done.returncode == 0
-    for command in ("demo", "run", "attack", "evaluate", "judge", "list", "explain", "report"):
+    for command in (
+        "demo",
+        "run",
+        "attack",
+        "evaluate",
+        "judge",
+        "protect",
+        "list",
+        "explain",
+        "report",
+    ):
         assert command in done.stdout
 
 
@@ -47,6 +57,9 @@ def test_explain_tells_parameters_surrogates_and_source():
     assert done.returncode == 0
     for text in ("form = 'aligned'", "straight-through", "source: ", "displacement"):
         assert text in done.stdout
+    assert "for example:\n  fd:form=released\n" in done.stdout
+    assert "nothing: deterministic" in done.stdout
+    assert re.search(r"cost, on this machine: [\d.e-]+ ms an image, [\d.e-]+ ms with", done.stdout)
 
 
 def test_attack_prints_a_table_and_report_prints_it_again(tmp_path):

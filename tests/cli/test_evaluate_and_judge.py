@@ -146,9 +146,30 @@ def test_a_bad_image_among_many_fails_alone(home, command, spoil, says):
     evaluate = ["evaluate", *OURS, "--images", "images", "--n", "0", *QUICK, "--out", "run"]
     code, out, err = command(*evaluate)
     assert code == 2
+    assert '1 image cannot be scored; all others are written and stay.\n  "' in err
     assert f'images/0/bad.png" {says}' in err
     assert all((line.n, line.expected) == (10, 11) for line in summarise(home / "run").lines)
     assert "10/11" in out
+    before = RunFolder(home / "run").rows()
+    assert command(*evaluate)[0] == 2
+    assert RunFolder(home / "run").rows() == before
+    assert "where images, weights or own files were changed, every row is made anew" in err
+    shutil.copy(home / "images" / "0" / "0.png", home / "images" / "0" / "bad.png")
+    assert command(*evaluate)[0] == 0
+    assert all((line.n, line.expected) == (11, 11) for line in summarise(home / "run").lines)
+    assert len(RunFolder(home / "run").rows()) == len(before) + 44
+
+
+def test_every_bad_image_is_named_also_where_the_right_ones_are_chosen(home, command):
+    for i in range(7):
+        unreadable(home / "images" / str(i) / "bad.png")
+    evaluate = ["evaluate", *OURS, "--images", "images", "--recipe", "none", "--out", "run"]
+    code, _, err = command(*evaluate, "--set", "data.select=correct", "--set", "judge.draws=2")
+    assert code == 2
+    assert "7 images cannot be scored" in err
+    assert [f'images/{i}/bad.png" is not' in err for i in range(7)] == 5 * [True] + 2 * [False]
+    assert "and 2 more." in err
+    assert all((line.n, line.expected) == (10, 17) for line in summarise(home / "run").lines)
 
 
 def test_a_label_that_the_model_does_not_have_is_named(home, command):

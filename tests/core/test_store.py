@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -96,6 +97,46 @@ def test_a_damaged_shard_is_set_aside(run):
     assert finished(run) == {7}
     assert [p.name for p in run.path.glob("cells/*")].count(good.name) == 1
     assert len(list(run.path.glob("cells/*.damaged"))) == 1
+
+
+def test_a_lack_of_memory_sets_no_shard_aside(run, monkeypatch):
+    """The shards are whole: what was finished must not be made again."""
+
+    class Starved:
+        def execute(self, *_):
+            raise duckdb.OutOfMemoryException("Failed to allocate block")
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *_: None  # noqa: E731
+
+    run.write_shard(*shard(), {})
+    before = run.rows()
+    with monkeypatch.context() as patch:
+        patch.setattr("besiege.core.store._database", Starved)
+        with pytest.raises(BadRun, match=r"memory ran out .*Failed to allocate block\). They stay"):
+            run.rows()
+    assert not run.damaged()
+    assert run.rows() == before
+
+
+def test_a_disk_that_cannot_be_read_sets_no_shard_aside(run, monkeypatch):
+    place = run.write_shard(*shard(), {})
+    whole = place.read_bytes()
+    place.write_bytes(whole[:100])  # as DuckDB sees it
+    read = Path.read_bytes
+
+    def failing(path):
+        if path == place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(BadRun, match=r"parquet cannot be read \(Input/output error\)"):
+            run.rows()
+    assert not run.damaged()
+    place.write_bytes(whole)
+    assert len(run.rows()) == 2
 
 
 def test_a_row_that_is_there_twice_counts_once(run):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from besiege.core.errors import BadImages
+from besiege.core.errors import BadImages, BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.transform import surrogate_of
@@ -98,3 +98,40 @@ def test_enlarging_is_the_triangle_of_torch() -> None:
 def test_other_channels_are_refused(channels: int) -> None:
     with pytest.raises(BadImages, match="greyscale or RGB"):
         Jpeg().forward(torch.zeros(1, channels, 8, 8), None)
+
+
+def test_a_random_quality_of_each_image() -> None:
+    x = smooth(6, 3, 24)
+    link = Jpeg(quality=10, highest=80)
+    draw = link.draw(Key.root(0, range(6)), (3, 24, 24))
+    assert len(draw.unique()) > 3
+    got, soft = link.forward(x, draw), surrogate_of(link, "soft")(x.double(), draw)
+    for i, quality in enumerate(draw.tolist()):
+        own = Jpeg(quality=quality)
+        assert torch.equal(got[i : i + 1], own.forward(x[i : i + 1], None))
+        want = surrogate_of(own, "soft")(x[i : i + 1].double(), None)
+        torch.testing.assert_close(soft[i : i + 1], want)
+
+
+def test_random_qualities_are_even_and_reach_both_ends() -> None:
+    draw = Jpeg(quality=90, highest=94).draw(Key.root(0, range(9000)), (3, 8, 8))
+    shares = draw.bincount(minlength=95)[90:] / 9000
+    assert len(shares) == 5
+    assert (shares - 1 / 5).abs().max() < 4 * (0.16 / 9000) ** 0.5
+    assert Jpeg().draw(Key.root(0, [0]), (3, 8, 8)) is None
+
+
+def test_swapped_channels() -> None:
+    x = smooth(2, 3, 24)
+    swapped = Jpeg(quality=30, order="bgr").forward(x, None)
+    assert torch.equal(swapped, Jpeg(quality=30).forward(x.flip(1), None).flip(1))
+    assert not torch.equal(swapped, Jpeg(quality=30).forward(x, None))
+
+
+def test_bad_random_quality() -> None:
+    with pytest.raises(BadSetting, match="highest is at least quality = 75, got 60"):
+        Jpeg(highest=60)
+    with pytest.raises(BadSetting, match="1 to 100, got 101"):
+        Jpeg(highest=101)
+    with pytest.raises(UnknownName, match='Unknown order in transform jpeg: "rbg"'):
+        Jpeg(order="rbg")

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from besiege.core.errors import BadModel, BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.models.catalog import LAYOUTS, MODELS, load_model
-from besiege.models.cifar_resnet import RESNET20, RESNET20_PNI, RESNET56
+from besiege.models.cifar_resnet import RESNET18_64, RESNET20, RESNET20_PNI, RESNET56
 from besiege.models.sources import load, read_weights
 
 
@@ -34,11 +35,19 @@ def weights(tmp_path):
     return write
 
 
+TWINS = {"resnet18-64", "resnet18-64-pool"}  # a pool has no weights
+
+
+def spec(layout, path):
+    """What names the network in the file."""
+    return f"{layout.name}:weights={path}" if layout.name in TWINS else f"file:{path}"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_each_architecture_is_recognised(layout, weights):
     path = weights(tensors(layout, classes=7))
     before = torch.get_rng_state()
-    model = load_model(f"file:{path}")
+    model = load_model(spec(layout, path))
     assert model.name == layout.name
     assert model.num_classes == 7
     assert not any(m.training for m in model.modules())
@@ -53,8 +62,8 @@ def test_each_architecture_is_recognised(layout, weights):
 def test_logits_agree_on_an_accelerator(layout, weights):
     path = weights(tensors(layout))
     x = Key.root(1, [0, 1]).uniform(layout.channels, 32, 32)
-    here = load_model(f"file:{path}")(x)
-    there = load_model(f"file:{path}", device="cuda")(x.cuda()).cpu()
+    here = load_model(spec(layout, path))(x)
+    there = load_model(spec(layout, path), device="cuda")(x.cuda()).cpu()
     torch.testing.assert_close(there, here, rtol=1e-2, atol=1e-2 * float(here.abs().max()))
 
 
@@ -117,6 +126,29 @@ def test_the_wrong_depth(weights):
         load(RESNET20, weights(dict(sorted(tensors(RESNET56).items()))))
 
 
+def test_weights_of_two_networks_are_not_guessed(weights):
+    content = tensors(RESNET18_64)
+    path = weights(content)
+    with pytest.raises(BadModel, match="fit resnet18-64 and resnet18-64-pool, which differ in"):
+        load_model(f"file:{path}")
+    plain, pooled = (load_model(f"{name}:weights={path}") for name in sorted(TWINS))
+    x = Key.root(1, [0]).uniform(3, 64, 64)
+    y = F.relu(pooled.network.bn1(pooled.network.conv1((x - pooled.mean) / pooled.std)))
+    y = F.max_pool2d(y, 3, 2, 1)
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        y = plain.network.get_submodule(stage)(y)
+    assert torch.equal(pooled(x), plain.network.linear(y.mean((2, 3))))
+    assert not torch.allclose(pooled(x), plain(x))
+
+
+def test_weights_for_imagenet_are_refused_with_what_to_do(weights):
+    """torchvision's own resnet18 has the same keys, and a first convolution of 7 x 7."""
+    content = tensors(RESNET18_64, 1000) | {"conv1.weight": torch.zeros(64, 3, 7, 7)}
+    says = r'Nearest is resnet18-64, but "conv1.weight" is \(64, 3, 7, 7\).*torchvision:NAME or'
+    with pytest.raises(BadModel, match=says):
+        load_model(f"file:{weights(content)}")
+
+
 def test_missing_file_names_the_nearest(weights):
     path = weights(tensors(RESNET20), "resnet20.safetensors")
     with pytest.raises(BadModel, match=r'Did you mean ".*resnet20\.safetensors"'):
@@ -140,7 +172,7 @@ def test_metadata_that_contradicts(weights):
         load(RESNET20, weights(tensors(RESNET20), mean="half"))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18-64", "vgg16-bn"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-64", "resnet18-64-pool", "vgg16-bn"])
 def test_weights_of_raw_pixels(weights, name):
     (layout,) = (a for a in LAYOUTS if a.name == name)
     path = weights(tensors(layout))

@@ -189,3 +189,29 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
             return
         time.sleep(0.1)
     raise AssertionError("a worker goes on although its run is dead")
+
+
+MASKED = """
+import signal
+from besiege.study.engines.engine import Task
+from besiege.study.engines.local import Processes
+from besiege.study.shard import Shard
+
+class Mask:
+    def __call__(self, task):
+        blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return Shard(task.cell, {"id": [int(blocked)]}, None, {})
+
+if __name__ == "__main__":
+    (done,) = Processes(1).run(Mask, [Task("cell", (1,))])
+    print(done.shard.rows["id"])
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_ctrl_c_is_for_the_parent_and_not_for_its_first_worker(tmp_path):
+    script = tmp_path / "masked.py"  # a fresh process: multiprocessing's tracker is not running
+    script.write_text(MASKED)
+    command = [sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[1]", "False"]

@@ -1,13 +1,18 @@
 """The saved points of a run are judged again: the same verdict, or what is wrong by name."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import save_file
 
 from besiege.cli.main import main
 from besiege.core.errors import BadRun, BesiegeError
 from besiege.core.store import RunFolder
+from besiege.data.catalog import load_images
+from besiege.models.catalog import load_model
 from besiege.study.experiment import experiment_from
 from besiege.study.rejudge import rejudge
 from besiege.study.run import run_experiment
@@ -137,6 +142,43 @@ def test_other_weights_are_noted_and_do_not_confirm(small):
     assert not found.confirmed
     assert found.notes
     assert not found.wrong
+
+
+def test_a_run_is_judged_and_resumed_on_another_machine(tmp_path, monkeypatch, capsys):
+    """The run folder and its inputs in another folder, under other names, the originals gone."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    x, y, _ = load_images("digits").take(range(6))
+    for i, (image, label) in enumerate(zip(x, y.tolist(), strict=True)):
+        place = here / "images" / str(label) / f"{i}.png"
+        place.parent.mkdir(parents=True)
+        Image.fromarray((image[0] * 255).round().byte().numpy()).save(place)
+    save_file(load_model("digits-cnn").network.state_dict(), here / "net.safetensors")
+    inputs = {"data": "folder:path=images,channels=1,order=number", "model": "file:net.safetensors"}
+    run = made(here, threat=SETTINGS["threat"][:1], **inputs)
+    before, shards = rejudge(run), {p.name for p in run.glob("cells/*")}
+    assert before.confirmed
+    shutil.copytree(here, there / "copied")
+    shutil.rmtree(here)
+    monkeypatch.chdir(there)
+    changes = [
+        "data.source=folder:path=copied/images,channels=1,order=number",
+        "model.source=file:copied/net.safetensors",
+        "defense.noise.chain=copied/own.py:make_noise + bits:bits=3",
+    ]
+    found = rejudge(there / "copied" / "run", changes)
+    assert found == before
+    assert not found.notes
+    sets = [word for change in changes for word in ("--set", change)]
+    monkeypatch.setattr("sys.argv", ["besiege", "judge", "copied/run", *sets])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert capsys.readouterr().out.rstrip().endswith("as recorded")
+    with pytest.raises(BesiegeError, match="there is no folder"):
+        rejudge(there / "copied" / "run")
+    again = {**SETTINGS, "threat": SETTINGS["threat"][:1], **inputs}
+    run_experiment(experiment_from(again, home=there / "copied"), there / "copied" / "run")
+    assert {p.name for p in (there / "copied" / "run").glob("cells/*")} == shards
 
 
 def test_only_some_images_were_kept(tmp_path):

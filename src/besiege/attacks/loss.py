@@ -43,7 +43,8 @@ def dlr(published: bool = False) -> Loss:
 
     With z sorted, z1 the largest: untargeted (max of the others - z_y) / (z1 - z3), equation 6;
     targeted (z_t - max of the others) / (z1 - (z3 + z4) / 2), equation 7, which has the true label
-    where the best rival of the target stands here: who has a target is not told the label.
+    where the best rival of the target stands here, also if `published`: who has a target is not
+    told the label, and while a third class wins the printed ratio rises without meeting the goal.
     The value does not change when the logits are shifted or scaled. What is mended:
     - The gradient takes the denominator as a constant: that of the margin, rescaled. The printed
       one is 0 along z, and 0 altogether where the ratio is stuck: at 1 if the label is third, at -1

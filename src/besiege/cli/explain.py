@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from besiege.core.entry import Entry
 
+if TYPE_CHECKING:
+    from besiege.defenses.transform import Transform
+
 
 def explain(
     name: Annotated[str, typer.Argument(help="A name that `besiege list` prints.")],
 ) -> None:
-    """Formula, parameters, surrogates and source of one component."""
+    """Formula, parameters, source, surrogates and cost of one component."""
     from besiege.cli.shelves import shelves
     from besiege.core.errors import unknown
 
@@ -37,8 +41,63 @@ def _lines(shelf: str, entry: Entry[Any]) -> Iterator[str]:
     for key, default in entry.parameters.items():
         given = "must be given" if default is inspect.Parameter.empty else repr(default)
         yield f"  {key} = {given}"
+    if len(entry.specs) > 1:
+        yield "for example:"
+        yield from (f"  {spec}" for spec in entry.specs[1:])
     if shelf == "transforms":
-        link = entry.factory(**entry.cases[0])
-        yield f"surrogates, best first: {', '.join(link.surrogates) or 'identity'}"
+        yield from _of_transform(entry)
     for law, reason in entry.known_failures.items():
         yield f"known failure of the law {law}: {reason}"
+
+
+def _of_transform(entry: Entry[Transform]) -> Iterator[str]:
+    """What only a transform has: surrogates, draws, and what it costs on this machine."""
+    from besiege.core.errors import BesiegeError
+
+    try:
+        links = [entry.factory(**case) for case in entry.cases]
+    except BesiegeError as error:  # files that it needs are not at hand
+        yield f"not at hand: {error}"
+        return
+    names = dict.fromkeys(name for link in links for name in link.surrogates)
+    yield f"surrogates, best first: {', '.join(names) or 'identity'}"
+    try:
+        yield from _measured(links[0])
+    except BesiegeError as error:
+        yield f"cost, on this machine: not measured ({error})"
+
+
+def _measured(link: Transform) -> Iterator[str]:
+    """Numbers drawn, shape and milliseconds an image, for a batch of 8 of 3 x 32 x 32."""
+    from besiege.core.batch import Draw
+    from besiege.core.key import Key
+    from besiege.defenses.transform import Graft
+
+    def count(draw: Draw) -> int:
+        if draw is None:
+            return 0
+        return sum(map(count, draw)) if isinstance(draw, tuple) else draw[0].numel()
+
+    key, shape = Key.root(0, range(8)), (3, 32, 32)
+    x = key.fold("x").uniform(*shape)
+    draw = link.draw(key, shape)
+    drawn = f"{count(draw)} numbers" if draw is not None else "nothing: deterministic"
+    yield f"draws an image of 3 x 32 x 32: {drawn}"
+    if (changed := link.out_shape(shape)) != shape:
+        yield f"makes of it: {' x '.join(map(str, changed))}"
+
+    def milliseconds(call: Callable[[], object]) -> float:
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return 1e3 * min(times) / len(x)
+
+    def gradient() -> None:
+        leaf = x.clone().requires_grad_()
+        Graft(link).forward(leaf, link.draw(key, shape)).sum().backward()  # type: ignore[no-untyped-call]
+
+    forward = milliseconds(lambda: link.forward(x, link.draw(key, shape)))
+    both = milliseconds(gradient)
+    yield f"cost, on this machine: {forward:.2g} ms an image, {both:.2g} ms with a gradient"

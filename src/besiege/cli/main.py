@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from besiege.cli import attack, demo, evaluate, explain, judge, listing, report, run
+from besiege.cli import attack, demo, evaluate, explain, judge, listing, protect, quilt, report, run
 from besiege.core.errors import BesiegeError
 
 INTERRUPTED = 130
@@ -23,9 +23,11 @@ app.command("run")(run.run)
 app.command("attack")(attack.attack)
 app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
+app.command("protect")(protect.protect)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
+app.add_typer(quilt.app, name="quilt")
 
 
 def main() -> None:

@@ -43,6 +43,29 @@ class Entry(Generic[T]):
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
 
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """Its cases as they are written in a chain or an experiment.
+
+        >>> Entry("rdg", int, "house", cases=({}, {"limit": 0.15, "drift": True})).specs
+        ('rdg', 'rdg:limit=0.15,drift=true')
+        """
+        return tuple(_spelt(self.name, case) for case in self.cases)
+
+
+def _spelt(name: str, settings: Mapping[str, Any]) -> str:
+    """What `parse_spec` splits into these; objects, which no text can give, by their names."""
+    texts = [f"{k}={_shown(v)}" for k, v in settings.items()]
+    return f"{name}:{','.join(texts)}" if texts else name
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(getattr(value, "name", getattr(value, "__name__", value)))
+
 
 class Catalog(Mapping[str, Entry[T]]):
     """An immutable, ordered set of entries of one kind."""

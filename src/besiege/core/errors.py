@@ -11,7 +11,7 @@ BesiegeError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -41,6 +41,18 @@ class BadModel(BesiegeError):
 
 class BadRun(BesiegeError):
     """A run folder that cannot be written, read or resumed."""
+
+
+def several(sentences: Sequence[str], most: int = 5) -> str:
+    """The first `most` of the sentences, one a line, and how many more there are.
+
+    >>> print(several(["a is bad.", "b is bad.", "c is bad."], most=2))
+    a is bad.
+      b is bad.
+      and 1 more.
+    """
+    rest = [f"and {len(sentences) - most} more."] if len(sentences) > most else []
+    return "\n  ".join([*sentences[:most], *rest])
 
 
 def unknown(kind: str, name: str, valid: Iterable[str], where: str = "") -> UnknownName:

@@ -175,7 +175,7 @@ class RunFolder:
             with open(beside, "rb") as file:
                 os.fsync(file.fileno())
             beside.replace(place)
-        except (OSError, duckdb.IOException) as error:
+        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadRun(
                 f"{place} could not be written ({reason}). All that was written before stays: mend "
@@ -284,15 +284,19 @@ def _database() -> duckdb.DuckDBPyConnection:
 def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> list[Any]:
     """The rows of `query` over the shards, which stand for its {}.
 
-    All are read at once. Only if that fails is each read alone; those that cannot be are renamed
-    to *.damaged, so that they are made again. Raises BadRun for shards with other columns, which
-    are of another version and not damaged.
+    All are read at once. Only if that fails is each read alone; those that are no whole Parquet are
+    renamed to *.damaged, so that they are made again. Raises BadRun for whole shards: those with
+    other columns are of another version, and memory or disk may be at fault.
     """
     table = "read_parquet($1, filename = true)"
 
     def read(places: list[Path]) -> list[Any]:
         names = [[str(p) for p in places]]
-        return list(db.execute(query.format(table), names).fetchall()) if places else []
+        try:
+            return list(db.execute(query.format(table), names).fetchall()) if places else []
+        except (duckdb.OutOfMemoryException, MemoryError) as error:
+            why = str(error).partition("\n")[0]
+            raise BadRun(f"memory ran out while shards were read ({why}). They stay.") from error
 
     try:
         return read(shards)
@@ -307,13 +311,23 @@ def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> li
                     "report it with that version, or run into a new folder."
                 ) from error
             except duckdb.Error:
-                if place.exists():  # another process may have set it aside
-                    place.replace(place.with_suffix(".damaged"))
+                _set_aside(place)
             else:
                 whole.append(place)
         if len(whole) == len(shards):
             raise
         return read(whole)
+
+
+def _set_aside(place: Path) -> None:
+    """Rename a shard that is no Parquet; BadRun if it is the disk that cannot be read."""
+    try:
+        place.read_bytes()
+        place.replace(place.with_suffix(".damaged"))
+    except FileNotFoundError:  # another process has set it aside
+        return
+    except OSError as error:
+        raise BadRun(f"{place} cannot be read ({error.strerror}). It stays as it is.") from error
 
 
 def _shard_name(rows: Mapping[str, Any]) -> str:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadImages, BadSetting
+from besiege.core.errors import BadImages, BadSetting, several
 from besiege.core.key import Key
+
+T = TypeVar("T")
 
 
 class Images(NamedTuple):
@@ -157,6 +159,19 @@ def audit(images: ImageSet) -> list[tuple[int, str]]:
             images.take([i])
         except BadImages as error:
             found.append((i, str(error)))
+    return found
+
+
+def each(read: Callable[[int], T], ids: Tensor) -> list[T]:
+    """read(id) for every id. Raises BadImages, naming those that raise it (`several`)."""
+    found, bad = [], []
+    for i in ids.tolist():
+        try:
+            found.append(read(i))
+        except BadImages as error:
+            bad.append(str(error))
+    if bad:
+        raise BadImages(several(bad))
     return found
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from besiege.core.errors import BadImages
-from besiege.data.images import ImageSet, checked, from_bytes
+from besiege.data.images import ImageSet, checked, each, from_bytes
 from besiege.data.pictures import converted, pixels
 
 
@@ -118,16 +118,16 @@ class _Pixels:
     shape: tuple[int, int, int]
 
     def __call__(self, ids: Tensor) -> Tensor:
-        images = []
-        for i in ids.tolist():
-            image = self.pairs.image(i, self.shape[0])
-            if tuple(image.shape) != self.shape:
-                raise BadImages(
-                    f"item {i} of {self.pairs.name} is {tuple(image.shape)} (C, H, W), but item 0 "
-                    f"is {self.shape}: all must have one shape; convert them before."
-                )
-            images.append(image)
-        return torch.stack(images)
+        return torch.stack(each(self._one, ids))
+
+    def _one(self, i: int) -> Tensor:
+        image = self.pairs.image(i, self.shape[0])
+        if tuple(image.shape) != self.shape:
+            raise BadImages(
+                f"item {i} of {self.pairs.name} is {tuple(image.shape)} (C, H, W), but item 0 "
+                f"is {self.shape}: all must have one shape; convert them before."
+            )
+        return image
 
 
 def _from_pillow(image: Image.Image, channels: int, where: str) -> Tensor:

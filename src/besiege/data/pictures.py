@@ -6,7 +6,9 @@ What is done with each kind of file is in `decode`.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -17,11 +19,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from besiege.core.errors import BadImages, BadSetting
-from besiege.data.images import ImageSet, fingerprint, from_bytes
+from besiege.data.images import ImageSet, each, fingerprint, from_bytes
 from besiege.data.members import Members
 
 MOST_PIXELS = 1 << 26  # of one file, as its header says; 8192 x 8192
-HELP = "Replace the file, or leave it out; besiege.data.images.audit lists all that are bad."
+HELP = "Replace the file, or leave it out."
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -67,11 +69,11 @@ class Pictures:
     shape: tuple[int, ...]
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Read and decode. Raises BadImages, naming the first file that is wrong."""
-        images = [self._one(self.names[i]) for i in ids.tolist()]
-        return from_bytes(torch.from_numpy(np.stack(images)))
+        """Read and decode. Raises BadImages, naming the files that are wrong."""
+        return from_bytes(torch.from_numpy(np.stack(each(self._one, ids))))
 
-    def _one(self, name: str) -> np.ndarray:
+    def _one(self, i: int) -> np.ndarray:
+        name = self.names[i]
         where = str(self.members.where / name)
         image = decode(self.members.read(name), self.style, where)
         if image.shape != self.shape:
@@ -142,28 +144,53 @@ def _endings() -> frozenset[str]:
 def decode(data: bytes, style: Style, where: str) -> np.ndarray:
     """The image in a file's bytes, uint8 (H, W, channels). `where` names the file in errors.
 
-    The format is told by the content, whatever the ending; EPS is not read, since that runs
-    Ghostscript. Of several frames the first is taken. Refused are more than MOST_PIXELS (before
-    decoding), what is truncated, and what `converted` refuses. Raises BadImages.
+    Of several frames the first is taken. Refused is what `opened` and `converted` refuse. Raises
+    BadImages.
+    """
+    with opened(data, where) as image:
+        turned = ImageOps.exif_transpose(image) if style.upright else image
+        return pixels(fitted(converted(turned, style.channels, where), style, where))
+
+
+@contextmanager
+def opened(data: bytes, where: str, formats: Collection[str] = ()) -> Iterator[Image.Image]:
+    """The image in a file's bytes, not yet decoded; what fails inside is this file's BadImages.
+
+    formats: those of Pillow that are read; all but EPS, which runs Ghostscript, if empty. The
+    format is told by the content, whatever the ending. Refused are more than MOST_PIXELS (before
+    decoding), more than 8 bits a channel, and what is empty or truncated.
     """
     if not data:
         raise BadImages(f'"{where}" is not a readable image: it is empty (0 bytes). {HELP}')
     _endings()
+    readers = [k for k in formats or Image.OPEN if k != "EPS"]
     try:
-        with Image.open(io.BytesIO(data), formats=[k for k in Image.OPEN if k != "EPS"]) as image:
+        with _unwarned(), Image.open(io.BytesIO(data), formats=readers) as image:
             _check_pixels(image.size, where)
             if _is_deep(image):
                 raise BadImages(_deep(where))
-            turned = ImageOps.exif_transpose(image) if style.upright else image
-            return pixels(fitted(converted(turned, style.channels, where), style, where))
+            yield image
     except BadImages:
         raise
     except UnidentifiedImageError:
         raise BadImages(
             f'"{where}" is not a readable image: its content is of no format that is read. {HELP}'
         ) from None
+    except Image.DecompressionBombError:
+        raise BadImages(
+            f'"{where}" is not a readable image: it says that it has more pixels than any that is '
+            f"read, as a decompression bomb does; the limit is {MOST_PIXELS}. {HELP}"
+        ) from None
     except Exception as error:  # damaged files make Pillow's readers raise whatever they meet
         raise BadImages(f'"{where}" is not a readable image ({error}). {HELP}') from error
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without Pillow's warning of large images: MOST_PIXELS is the stricter limit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def converted(image: Image.Image, channels: int, where: str) -> Image.Image:

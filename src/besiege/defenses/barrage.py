@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from besiege.core.batch import Draw, take
 from besiege.core.errors import BadSetting
 from besiege.core.key import Key
-from besiege.defenses.transform import Graft, Shape, Surrogate, Transform
+from besiege.defenses.transform import Graft, Shape, Surrogate, Transform, contents
+from besiege.models.classifier import Classifier
 
 
 class Pick(NamedTuple):
@@ -48,6 +49,16 @@ class Barrage(Transform):
                 f"barrage: chains are at least two transforms, got {self.chains!r}. In text, write "
                 '"jpeg | bits | median".'
             )
+
+    @property
+    def digest(self) -> str:
+        """Names the files that its chains read, chain by chain; "" if none reads any."""
+        read = [contents(chain) for chain in self.chains]
+        return " | ".join(read) if any(read) else ""
+
+    def beside(self, classifier: Classifier) -> Barrage:
+        """Every chain beside it."""
+        return replace(self, chains=tuple(chain.beside(classifier) for chain in self.chains))
 
     def draw(self, key: Key, shape: Shape) -> Pick:
         """A number of a chain, and the draw of each chain."""

@@ -12,17 +12,25 @@ from besiege.defenses.barrage import Barrage
 from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.brightness import Brightness
 from besiege.defenses.contrast import Contrast
+from besiege.defenses.crop import Crop
+from besiege.defenses.deflection import Deflection
 from besiege.defenses.denoiser import Denoiser
 from besiege.defenses.feature_distillation import FeatureDistillation
+from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.identity import Identity
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.median import Median
+from besiege.defenses.menet import MENet
 from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
 from besiege.defenses.pixel_defend import PixelDefend
+from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
 from besiege.defenses.salt_pepper import SaltPepper
+from besiege.defenses.shield import Shield
+from besiege.defenses.svd import LowRank
+from besiege.defenses.total_variation import TotalVariation
 from besiege.defenses.transform import Chain, Named, Transform
 from besiege.models.toy import Toy, ToyFilter, toy_density
 
@@ -50,7 +58,18 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             "jpeg",
             Jpeg,
             "ITU T.81; Dziugaite et al. 2016 (arXiv:1608.00853)",
-            cases=({}, {"rounding": "truncate"}, {"quality": 20, "subsampling": "4:4:4"}),
+            cases=(
+                {},
+                {"rounding": "truncate"},
+                {"quality": 20, "subsampling": "4:4:4"},
+                {"quality": 10, "highest": 80, "order": "bgr"},
+            ),
+        ),
+        Entry(
+            "shield",
+            Shield,
+            "Das et al. 2018 (arXiv:1802.06816), section 3",
+            cases=({}, {"lowest": 10, "step": 70, "rounding": "truncate", "subsampling": "4:4:4"}),
         ),
         Entry(
             "bits",
@@ -69,6 +88,22 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"form": "xie", "back": False},
                 {"form": "obfuscated"},
                 {"form": "cifar"},
+            ),
+        ),
+        Entry(
+            "crop",
+            Crop,
+            "Guo et al. 2018 (arXiv:1711.00117), section 3.1",
+            cases=({}, {"form": "released", "place": "sliding"}, {"place": 4, "share": 0.8}),
+        ),
+        Entry(
+            "deflection",
+            Deflection,
+            "Prakash et al. 2018 (arXiv:1801.08926), algorithm 1",
+            cases=(
+                {},
+                {"form": "released", "deflections": 100, "map": False, "sigma": 0},
+                {"deflections": 30, "convention": "rescaled", "wavelet": "db2"},
             ),
         ),
         Entry(
@@ -94,6 +129,56 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             Brightness,
             "Dziedzic and Krishnan 2020 (arXiv:2002.03080)",
             cases=({}, {"levels": -16, "rounded": True}),
+        ),
+        Entry(
+            "fft",
+            FrequencyCompression,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3",
+            cases=(
+                {},
+                {"percent": 60, "form": "released", "pad": True},
+                {"form": "squared"},
+                {"percent": 95, "highpass": True},
+            ),
+        ),
+        Entry(
+            "svd",
+            LowRank,
+            "Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3",
+            cases=({}, {"percent": 80, "rule": "storage"}, {"rank": 2}),
+        ),
+        Entry(
+            "menet",
+            MENet,
+            "Yang et al. 2019 (arXiv:1905.11971), sections 3 and 4",
+            cases=(
+                {},
+                {"matrix": "separate", "keep": 0.9},
+                {"method": "soft-impute"},
+                {"method": "nuclear", "matrix": "separate"},
+            ),
+        ),
+        Entry(
+            "tvm",
+            TotalVariation,
+            "Guo et al. 2018 (arXiv:1711.00117), equations 6 and 7; its code and two others",
+            cases=(
+                {},
+                {"kind": "isotropic", "of": "pixels", "tol": 0.05},
+                {"kind": "anisotropic", "drop": 0, "tol": 0.05},
+                {"form": "released", "tol": 0.2},
+                {"form": "obfuscated", "tol": 0.2},
+            ),
+        ),
+        Entry(
+            "quilt",
+            Quilting,
+            "Guo et al. 2018 (arXiv:1711.00117), section 4.4, and its code",
+            cases=(
+                {},
+                {"k": 1, "seam": "path"},
+                {"seam": "overwrite", "cover": "released"},
+            ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
         Entry(

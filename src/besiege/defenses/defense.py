@@ -13,10 +13,13 @@ from torch import Tensor
 from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
+from besiege.core.passes import passing
 from besiege.defenses.transform import Chain, Frozen, Graft, Shape, Transform
 from besiege.models.classifier import ACCESS, Classifier
+from besiege.models.stages import frozen
 
 ABSTAIN = -1  # the label of an example on which the defense gives no answer
+STAGES = "classifier"  # how a view names the random stages inside the network
 
 
 class Vote(Protocol):
@@ -177,7 +180,12 @@ class Deployed(Protocol):
 
     @property
     def links(self) -> tuple[Transform, ...]:
-        """Every link that a view can name, once."""
+        """Every link, each name once."""
+        ...
+
+    @property
+    def viewable(self) -> tuple[str, ...]:
+        """What a view can name: the links, and STAGES where a classifier has random stages."""
         ...
 
     @property
@@ -217,7 +225,7 @@ def tightest(defense: Deployed) -> Classifier:
 
 @dataclass(frozen=True)
 class Defense(Deployed):
-    """`vote` over draws of `classifier` behind `chain`.
+    """`vote` over draws of `classifier` behind `chain`, whose links may look at the classifier.
 
     Cost: `passes` forwards an answer.
 
@@ -229,6 +237,9 @@ class Defense(Deployed):
     chain: Chain
     classifier: Classifier
     vote: Vote = field(default_factory=One)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chain", self.chain.beside(self.classifier))
 
     @property
     def parts(self) -> tuple[Defense, ...]:
@@ -250,9 +261,15 @@ class Defense(Deployed):
         """Those of the chain."""
         return self.chain.links
 
+    @property
+    def viewable(self) -> tuple[str, ...]:
+        """The names of its links, and STAGES."""
+        names = tuple(link.name for link in self.links)
+        return (*names, STAGES) if self.classifier.draws and STAGES not in names else names
+
     def is_random(self, shape: Shape) -> bool:
         """Whether two answers to the same image can differ."""
-        return self.chain.draw(Key.root(0, [0]), shape) is not None
+        return self.classifier.draws or self.chain.draw(Key.root(0, [0]), shape) is not None
 
     @property
     def passes(self) -> int:
@@ -261,9 +278,13 @@ class Defense(Deployed):
 
     def each(self, x: Tensor, key: Key) -> Tensor:
         """Logits of every draw of one vote: x (B, C, H, W) in [0, 1] -> (B, n, K)."""
+        votes = []
         # One after another: memory stays that of one pass, and a larger one would not be faster.
-        passes = (self.seen(x, key, i) for i in range(self.vote.n))
-        return torch.stack([self.classifier(seen) for seen in passes], 1)
+        for i in range(self.vote.n):
+            seen = self.seen(x, key, i)
+            with passing(key.fold("vote", i).fold(STAGES, "stages")):
+                votes.append(self.classifier(seen))
+        return torch.stack(votes, 1)
 
     def seen(self, x: Tensor, key: Key, i: int = 0) -> Tensor:
         """What the classifier is given of x under draw i of one vote."""
@@ -283,15 +304,23 @@ class Defense(Deployed):
         """What an attacker builds of this defense. Call it in `study.recipe` only.
 
         view: link name -> a surrogate's name, "as-is", "skip", "frozen" or "frozen:SURROGATE";
-        links that it does not name are seen as they are.
-        Raises UnknownName for a link that is not there.
+        links that it does not name are seen as they are. STAGES stands for the random stages of
+        the classifier, where it has some: "frozen" or "as-is".
+        Raises UnknownName for a link that is not there, or another view of STAGES.
         """
-        names = [link.name for link in self.chain.links]
         for name in view:
-            if name not in names:
-                raise unknown("link", name, names, where=f'a view of the chain "{self.chain.name}"')
+            if name not in (known := self.viewable):
+                raise unknown("link", name, known, where=f'a view of the chain "{self.chain.name}"')
         links = [_seen(link, view.get(link.name, "as-is")) for link in self.chain.links]
-        return replace(self, chain=Chain(tuple(link for link in links if link is not None)))
+        stages = STAGES in self.viewable and STAGES not in [link.name for link in self.links]
+        how = view.get(STAGES, "as-is") if stages else "as-is"
+        if how not in ("as-is", "frozen"):
+            raise unknown("view of random stages", how, ["as-is", "frozen"])
+        return replace(
+            self,
+            chain=Chain(tuple(link for link in links if link is not None)),
+            classifier=frozen(self.classifier) if how == "frozen" else self.classifier,
+        )
 
     def with_classifiers(self, change: Callable[[Classifier], Classifier]) -> Defense:
         """The same around `change(classifier)`."""

@@ -35,8 +35,9 @@ class Ensemble(Deployed):
         "labels", a weighted ballot whose ties go to the lowest label; attackers of a ballot follow
         the mean probabilities.
 
-    Members draw independently. A view that names a link reaches every member that has it. Weights
-    are divided by their sum. Raises BadSetting for members that do not fit together.
+    Members draw independently. A view that names a link, or the random stages of classifiers,
+    reaches every member that has it. Weights are divided by their sum. Raises BadSetting for
+    members that do not fit together.
     Source: Guo et al. 2018 (arXiv:1711.00117), section 4: half quilting, half ten draws of total
     variation minimisation, realised as a mean of logits. Cost: the passes of all members.
 
@@ -87,6 +88,11 @@ class Ensemble(Deployed):
         return tuple(by_name.values())
 
     @property
+    def viewable(self) -> tuple[str, ...]:
+        """What a view of any member can name, each once."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.viewable))
+
+    @property
     def passes(self) -> int:
         """Those of all members."""
         return sum(part.passes for part in self.parts)
@@ -116,14 +122,12 @@ class Ensemble(Deployed):
 
         view: as for `Defense.seen_through`. Raises UnknownName for a link that no member has.
         """
-        known = [link.name for link in self.links]
         for name in view:
-            if name not in known:
+            if name not in (known := self.viewable):
                 raise unknown("link", name, known, where=f'a view of the ensemble "{self.name}"')
 
         def seen(part: Defense) -> Defense:
-            own = {link.name: view[link.name] for link in part.links if link.name in view}
-            return part.seen_through(own)
+            return part.seen_through({n: view[n] for n in part.viewable if n in view})
 
         return self._with(seen)
 

@@ -59,7 +59,8 @@ class ResizePad(Transform):
         "eot": the same with aligned corners, and back with TensorFlow 1's (their
             `defend_randomization`);
         "xie": r in 310..330, canvas 331, nearest pixel, and a fair left-right flip (code of Xie et
-            al. 2018, whose network is fed the canvas: back=False; 30 draws are a vote);
+            al. 2018, whose network is fed the canvas: say back=False for that, since the way back,
+            half-pixel bilinear, is house; 30 draws are a vote);
         "obfuscated": r in 299..330, canvas 331, aligned corners, back with TensorFlow 1's (code of
             Athalye et al. 2018);
         "cifar": for images of 32 x 32, r in 28..32 on a canvas of 36 (house).

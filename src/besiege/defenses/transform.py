@@ -8,7 +8,7 @@ is its `surrogates`: differentiable stand-ins for the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from besiege.core.errors import BadSetting, unknown
 
 if TYPE_CHECKING:
     from besiege.core.key import Key
+    from besiege.models.classifier import Classifier
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 Surrogate: TypeAlias = Callable[[Tensor, Any], Tensor]  # (x, draw) -> what forward would return
@@ -51,6 +52,10 @@ class Transform(Protocol):
     def surrogates(self) -> Mapping[str, Surrogate]:
         """Differentiable stand-ins, best first; "exact" where forward has a true gradient."""
         return {}
+
+    def beside(self, classifier: Classifier) -> Transform:
+        """This link as it is in front of `classifier`; a `Defense` asks when it is made."""
+        return self
 
 
 def identity(x: Tensor, draw: Any) -> Tensor:
@@ -116,6 +121,10 @@ class Graft(Transform):
         """The link's own."""
         return self.link.surrogates
 
+    def beside(self, classifier: Classifier) -> Transform:
+        """Around the link beside it."""
+        return replace(self, link=self.link.beside(classifier))
+
 
 @dataclass(frozen=True, eq=False)
 class Frozen(Transform):
@@ -148,6 +157,10 @@ class Frozen(Transform):
     def surrogates(self) -> Mapping[str, Surrogate]:
         """The link's own."""
         return self.link.surrogates
+
+    def beside(self, classifier: Classifier) -> Transform:
+        """Around the link beside it."""
+        return replace(self, link=self.link.beside(classifier))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +209,10 @@ class Chain(Transform):
         exact = all("exact" in link.surrogates for link in self.links)
         return {"exact": self.forward} if exact else {"best-of-each": best}
 
+    def beside(self, classifier: Classifier) -> Chain:
+        """Every link beside it."""
+        return Chain(tuple(link.beside(classifier) for link in self.links))
+
 
 @dataclass(frozen=True, eq=False)
 class Named(Transform):
@@ -225,6 +242,22 @@ class Named(Transform):
     def surrogates(self) -> Mapping[str, Surrogate]:
         """The link's own."""
         return self.link.surrogates
+
+    def beside(self, classifier: Classifier) -> Transform:
+        """Around the link beside it."""
+        return replace(self, link=self.link.beside(classifier))
+
+
+def contents(link: Transform) -> str:
+    """What names the files that `link` reads, which its settings do not; "" if it reads none.
+
+    A link that reads files has an attribute `digest` over their content.
+    """
+    if isinstance(link, Chain):
+        return " + ".join(filter(None, map(contents, link.links)))
+    if isinstance(link, Named | Graft | Frozen):
+        return contents(link.link)
+    return str(getattr(link, "digest", ""))
 
 
 class _Module(nn.Module):

@@ -9,11 +9,13 @@ from besiege.core.foreign import foreign_in
 from besiege.models.cifar_resnet import (
     RESNET18,
     RESNET18_64,
+    RESNET18_64_POOL,
     RESNET20,
     RESNET20_PNI,
     RESNET56,
     resnet18,
     resnet18_64,
+    resnet18_64_pool,
     resnet20,
     resnet20_pni,
     resnet56,
@@ -38,6 +40,7 @@ LAYOUTS = (
     RESNET20_PNI,
     RESNET18,
     RESNET18_64,
+    RESNET18_64_POOL,
     VGG0,
     VGG16_BN,
     MOBILENET_V2,
@@ -49,6 +52,7 @@ LAYOUTS = (
 def from_file(weights: str) -> Classifier:
     """Any network known here from a safetensors file, recognised by its keys and shapes.
 
+    Weights that fit two networks (resnet18-64 and resnet18-64-pool) are refused: name one of them.
     weights: the file. Its metadata may say "classes", "mean" and "std" (each as JSON); else those
     that the published weights of the architecture were made for are taken.
     """
@@ -65,6 +69,12 @@ MODELS: Catalog[Classifier] = Catalog(
         Entry("resnet20-pni", resnet20_pni, "He et al. 2019, arXiv:1811.09310", cases=()),
         Entry("resnet18", resnet18, "He et al. 2015, arXiv:1512.03385, table 1", cases=()),
         Entry("resnet18-64", resnet18_64, "He et al. 2015, arXiv:1512.03385, table 1", cases=()),
+        Entry(
+            "resnet18-64-pool",
+            resnet18_64_pool,
+            "He et al. 2015, arXiv:1512.03385, table 1",
+            cases=(),
+        ),
         Entry("vgg0", vgg0, "Xiao and Zheng 2020, released code: the external model f_b", cases=()),
         Entry("vgg16-bn", vgg16_bn, "Simonyan and Zisserman 2015, arXiv:1409.1556", cases=()),
         Entry("mobilenet-v2", mobilenet_v2, "Sandler et al. 2018, arXiv:1801.04381", cases=()),

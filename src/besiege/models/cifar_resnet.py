@@ -1,7 +1,8 @@
 """Residual networks for small images (He et al. 2015, arXiv:1512.03385).
 
 ResNet-20 and -56 are those of its section 4.2, made for 32 x 32 pixels; ResNet-18 is that of table
-1 with the stem that small images need: a 3 x 3 convolution of stride 1, and no pool.
+1 with the stem that small images need: a 3 x 3 convolution of stride 1, and no pool (or one: its
+weights look the same, so it must be named).
 """
 
 from __future__ import annotations
@@ -65,6 +66,15 @@ def resnet18_64(weights: str, normalised: bool = True) -> Classifier:
     return load(RESNET18_64 if normalised else replace(RESNET18_64, mean=0.0, std=1.0), weights)
 
 
+def resnet18_64_pool(weights: str, normalised: bool = True) -> Classifier:
+    """resnet18-64 with torchvision's max-pool after conv1: 3 x 3, stride 2.
+
+    weights, normalised: as for resnet18-64, whose files look the same: a pool has no weights.
+    """
+    layout = RESNET18_64_POOL
+    return load(layout if normalised else replace(layout, mean=0.0, std=1.0), weights)
+
+
 class Shortcut(nn.Module):
     """Option A of the paper, without parameters: every second pixel, new channels zero.
 
@@ -102,6 +112,7 @@ class ResNet(nn.Module):
 
     widths: channels of the stages; each but the first halves height and width.
     shortcut: that of a stage's first block where the width grows, (width in, width) -> module.
+    pool: whether a 3 x 3 max-pool of stride 2 follows the first convolution.
     """
 
     def __init__(
@@ -110,8 +121,10 @@ class ResNet(nn.Module):
         widths: Sequence[int],
         blocks: int,
         shortcut: Callable[[int, int], nn.Module],
+        pool: bool = False,
     ) -> None:
         super().__init__()
+        self.pool = pool
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         before = (widths[0], *widths)
@@ -124,6 +137,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, 3, H, W)."""
         y = F.relu(self.bn1(self.conv1(x)))
+        if self.pool:
+            y = F.max_pool2d(y, 3, stride=2, padding=1)
         for name in self.stages:
             y = self.get_submodule(name)(y)
         logits: Tensor = self.linear(torch.mean(y, dim=(2, 3)))
@@ -214,4 +229,9 @@ RESNET18_64 = Layout(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     rename=_torchvision_key,
+)
+RESNET18_64_POOL = replace(
+    RESNET18_64,
+    name="resnet18-64-pool",
+    network=partial(ResNet, widths=WIDE, blocks=2, shortcut=_projection, pool=True),
 )

@@ -70,10 +70,31 @@ class Classifier(nn.Module):
         if not bool((self.std > 0).all()):
             raise BadModel(f"std of {name} must be above 0, not {std}.")
 
+    def through(self, network: nn.Module) -> Classifier:
+        """This classifier as `network` answers for it, which is handed images in [0, 1]."""
+        made = Classifier(
+            network,
+            self.classes,
+            name=self.name,
+            channels=self.channels,
+            access=self.access,
+            probe=False,  # that inside does
+        )
+        made.mean, made.std = made.mean.to(self.mean), made.std.to(self.mean)
+        return made
+
     @property
     def num_classes(self) -> int:
         """K, the number of logits."""
         return len(self.classes)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network has random stages: a module in it says so by an attribute `draws`.
+
+        They take their numbers from `core.passes.stage_key`; see `models.stages`.
+        """
+        return any(getattr(module, "draws", False) is True for module in self.network.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images x (B, channels, H, W) in [0, 1]."""

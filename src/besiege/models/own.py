@@ -7,6 +7,8 @@ from torch import nn
 
 from besiege.core.errors import BadModel
 from besiege.core.foreign import Foreign, made
+from besiege.core.key import Key
+from besiege.core.passes import passing
 from besiege.models.classifier import Classifier
 
 
@@ -30,7 +32,7 @@ def own_model(foreign: Foreign, shape: tuple[int, int, int] | None) -> Classifie
     if shape is None:
         raise BadModel(f"{where}: return besiege.Classifier(network, classes=...), which counts.")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), passing(Key.root(0, [0])):
             logits = found(torch.full((1, *shape), 0.5))
     except Exception as error:
         raise BadModel(

@@ -27,16 +27,7 @@ def in_precision(classifier: Classifier, precision: str) -> Classifier:
     """
     if precision == "float32":
         return classifier
-    made = Classifier(
-        _Autocast(classifier),
-        classifier.classes,
-        name=classifier.name,
-        channels=classifier.channels,
-        access=classifier.access,
-        probe=False,  # that inside does
-    )
-    made.mean, made.std = made.mean.to(classifier.mean), made.std.to(classifier.mean)
-    return made
+    return classifier.through(_Autocast(classifier))
 
 
 class _Autocast(nn.Module):

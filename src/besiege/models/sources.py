@@ -85,18 +85,25 @@ def load(layout: Layout, path: str | Path) -> Classifier:
 def recognise(weights: Weights, layouts: Iterable[Layout]) -> Layout:
     """The layout whose keys and shapes are those of the file.
 
-    Raises BadModel, saying for the nearest layout what does not fit.
+    Raises BadModel, saying for the nearest layout what does not fit, or naming all that do.
     """
     known = list(layouts)
     misfits = {layout.name: _misfits(layout, weights.tensors) for layout in known}
-    for layout in known:
-        if not misfits[layout.name]:
-            return layout
+    fitting = [layout for layout in known if not misfits[layout.name]]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise BadModel(
+            f'The weights in "{weights.path}" fit {" and ".join(a.name for a in fitting)}, which '
+            "differ in what has no weights: say which network was trained, as in "
+            f"{fitting[0].name}:weights=PATH."
+        )
     nearest, why = min(misfits.items(), key=lambda item: len(item[1]))
     raise BadModel(
         f'The weights in "{weights.path}" belong to no architecture known here '
-        f"({', '.join(misfits)}). Nearest is {nearest}, but {why[0]} ({len(why)} such). In Python, "
-        "wrap your own network: Classifier(network.eval(), classes=..., mean=..., std=...)."
+        f"({', '.join(misfits)}). Nearest is {nearest}, but {why[0]} ({len(why)} such). Networks "
+        "for ImageNet are torchvision:NAME or timm:NAME. In Python, wrap your own network: "
+        "Classifier(network.eval(), classes=..., mean=..., std=...)."
     )
 
 

@@ -53,26 +53,31 @@ def requantised(
 ) -> Tensor:
     """Every block's coefficients in whole steps: C^T (Q rounding(C X C^T / Q)) C.
 
-    x (B, C, 8h, 8w), of which 1 is `white` grey levels; table Q (8, 8) in grey levels; rounding,
-    for instance torch.round (half to even). Differentiable in x as far as the rounding is.
+    x (B, C, 8h, 8w), of which 1 is `white` grey levels; table Q in grey levels, (8, 8) or
+    (8, 8, B); rounding, for instance torch.round (half to even). Differentiable in x as far as the
+    rounding is.
 
     >>> requantised(torch.full((1, 1, 8, 8), 14.0), torch.full((8, 8), 80.0), torch.round).max()
     tensor(10.)
     """
     b, c, height, width = x.shape
-    table = table.to(x)[:, :, None, None]
-    scale = _scale(table)
-    steps, back = table / scale, table * scale / white
     strips = x.reshape(b * c * height // SIDE, SIDE, width)
+    if table.ndim == 3:  # a table for each strip
+        table = table.repeat_interleave(c * height // SIDE, 2)
+    table = table.reshape(SIDE, SIDE, -1, 1).to(x)
+    scale = _scale(table)
+    steps = (table / scale).expand(-1, -1, len(strips), -1)
+    back = (table * scale / white).expand(-1, -1, len(strips), -1)
     if x.requires_grad and torch.is_grad_enabled():
         y = rounding(_Analysis.apply(strips * white) / steps)  # type: ignore[no-untyped-call]
         out: Tensor = _Synthesis.apply(y * back)  # type: ignore[no-untyped-call]
         return out.reshape(x.shape)
     out = torch.empty_like(strips)
     rows = max(1, PIECE * SIDE // width)
-    for piece, done in zip(torch.split(strips, rows), torch.split(out, rows), strict=True):
-        y = rounding(_analysed(piece * white).div_(steps))
-        _synthesise(y.mul_(back), done)
+    pieces = (torch.split(t, rows, i) for t, i in ((strips, 0), (steps, 2), (back, 2), (out, 0)))
+    for piece, step, factor, done in zip(*pieces, strict=True):
+        y = rounding(_analysed(piece * white).div_(step))
+        _synthesise(y.mul_(factor), done)
     return out.reshape(x.shape)
 
 

@@ -37,12 +37,19 @@ _CHROMA = (
 )
 
 
-def tables(quality: int) -> tuple[Tensor, Tensor]:
+def tables(quality: int | Tensor) -> tuple[Tensor, Tensor]:
     """The quantiser tables (8, 8) of luma and chroma as libjpeg scales them, 1 <= quality <= 100.
+
+    Of qualities (B,), tables (8, 8, B).
 
     >>> [int(table[0, 0]) for table in tables(75)]
     [8, 9]
     """
+    if isinstance(quality, Tensor):
+        every = [tables(q) for q in range(1, 101)]
+        luma, chroma = (torch.stack(kind, -1) for kind in zip(*every, strict=True))
+        at = quality.cpu() - 1
+        return luma[..., at], chroma[..., at]
     if quality not in range(1, 101):
         raise BadSetting(f"jpeg: quality is a whole number from 1 to 100, got {quality}.")
     luma, chroma = torch.tensor(_LUMA), torch.full((SIDE, SIDE), 99)
@@ -53,11 +60,15 @@ def tables(quality: int) -> tuple[Tensor, Tensor]:
 
 
 def recoded(
-    x: Tensor, quality: int, subsampling: tuple[int, int], rounding: Callable[[Tensor], Tensor]
+    x: Tensor,
+    quality: int | Tensor,
+    subsampling: tuple[int, int],
+    rounding: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """x (B, 1 or 3, H, W) in grey levels after JPEG, neither rounded nor clipped.
 
-    rounding: of the coefficients in steps; differentiable in x as far as that is.
+    quality: of all images, or (B,) of each. rounding: of the coefficients in steps;
+    differentiable in x as far as that is.
     """
     luma, chroma = tables(quality)
     height, width = x.shape[-2:]

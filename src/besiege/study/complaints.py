@@ -8,9 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from besiege.core.errors import BadSetting
-
-MOST = 5  # complaints shown at once
+from besiege.core.errors import BadSetting, several
 
 
 def explained(error: ValidationError, schema: type[BaseModel], where: str) -> BadSetting:
@@ -19,10 +17,7 @@ def explained(error: ValidationError, schema: type[BaseModel], where: str) -> Ba
     # A list whose items are wrong is then also "too short": no more than an echo of the items.
     inner = {e["loc"][:1] for e in found if len(e["loc"]) > 1}
     found = [e for e in found if e["type"] != "too_short" or e["loc"] not in inner]
-    lines = [_sentence(dict(e), schema) for e in found[:MOST]]
-    if len(found) > MOST:
-        lines.append(f"and {len(found) - MOST} more.")
-    return BadSetting(f"{where}: " + "\n  ".join(lines))
+    return BadSetting(f"{where}: {several([_sentence(dict(e), schema) for e in found])}")
 
 
 def _sentence(error: dict[str, Any], schema: type[BaseModel]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -16,7 +15,7 @@ from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
-from besiege.core.foreign import paths_in, with_paths
+from besiege.core.foreign import paths_in
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import VOTES, Defense, Deployed
 from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
@@ -25,6 +24,7 @@ from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.complaints import explained
 from besiege.study.overrides import override
+from besiege.study.places import respelled, respelled_chain, weights_in
 from besiege.study.recipe import Recipe
 
 
@@ -43,8 +43,6 @@ def _spec(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value
 
 
-# Weights of a network inside a link, as in adversarial:model=file:PATH.
-_WEIGHTS = re.compile(r"(\b(?:file:(?:weights=)?|onnx:(?:weights=)?|weights=))([^\s,;+|()]+)")
 _PLAIN = {"chain": "none", "vote": "one", "model": None}
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -54,7 +52,15 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
-class Data(_Table):
+class _Sourced(_Table):
+    source: str
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed."""
+        return self.model_copy(update={"source": respelled(self.source, change)})
+
+
+class Data(_Sourced):
     """Which images are attacked."""
 
     source: str = Field(description='an image set, "digits" or "packed:path=FILE"')
@@ -68,7 +74,7 @@ class Data(_Table):
     )
 
 
-class Model(_Table):
+class Model(_Sourced):
     """The classifier behind every defense."""
 
     source: str = Field(
@@ -80,6 +86,12 @@ class _Guard(_Table):
     chain: str = Field(default="none", description='links in order, "fd + rdg:limit=0.15"')
     vote: str = Field(default="one", description='"one", "mean:draws=10" or "majority:draws=16"')
     model: str | None = Field(default=None, description="its own classifier, not that of [model]")
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed."""
+        chain = respelled_chain(self.chain, change)
+        model = None if self.model is None else respelled(self.model, change)
+        return self.model_copy(update={"chain": chain, "model": model})
 
 
 class MemberTable(_Guard):
@@ -103,6 +115,11 @@ class DefenseTable(_Guard):
     def guards(self) -> tuple[_Guard, ...]:
         """The members, or itself alone."""
         return self.member or (self,)
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed, those of the members too."""
+        members = tuple(member.placed(change) for member in self.member)
+        return super().placed(change).model_copy(update={"member": members})
 
     def deployed(
         self, transforms: Catalog[Transform], classifiers: Mapping[str | None, Classifier]
@@ -247,7 +264,7 @@ class Experiment(_Table):
         models = [guard.model for guard in self.guards if guard.model is not None]
         chains = [guard.chain for guard in self.guards]
         python = [path for spec in (self.model.source, *chains, *models) for path in paths_in(spec)]
-        weights = [Path(found[2]) for chain in chains for found in _WEIGHTS.finditer(chain)]
+        weights = [path for chain in chains for path in weights_in(chain)]
         return [*self.plugins, *python, *weights]
 
     def cells(self, catalogs: Catalogs) -> tuple[CellSpec, ...]:
@@ -304,26 +321,12 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
     def path(text: str) -> str:
         return str((home / Path(text).expanduser()).resolve())
 
-    def spec(text: str) -> str:
-        kind, _, rest = text.partition(":")
-        if kind in ("file", "onnx") and not rest.startswith("weights="):
-            return f"{kind}:{path(rest)}"
-        if paths_in(text):
-            return with_paths(text, path)
-        return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={path(m[2])}", text)
-
-    def guarded(guard: Any) -> Any:
-        chain = _WEIGHTS.sub(lambda m: m[1] + path(m[2]), with_paths(guard.chain, path))
-        model = guard.model and spec(guard.model)
-        members = {"member": tuple(map(guarded, guard.member))} if hasattr(guard, "member") else {}
-        return guard.model_copy(update={"chain": chain, "model": model, **members})
-
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
-            "data": experiment.data.model_copy(update={"source": spec(experiment.data.source)}),
-            "model": experiment.model.model_copy(update={"source": spec(experiment.model.source)}),
-            "defense": tuple(map(guarded, experiment.defense)),
+            "data": experiment.data.placed(path),
+            "model": experiment.model.placed(path),
+            "defense": tuple(defense.placed(path) for defense in experiment.defense),
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
 from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
+from besiege.study.places import respelled
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
 from besiege.study.shard import Examples, Shard, siege_batch
@@ -80,13 +82,12 @@ class Prepared:
 
         Cost: some forwards of the first eight images.
         """
-        first = list(ids[:8])
-        if not first:
+        if not ids:
             return
-        bad = self.faulty(first)
-        sound = [i for i in first if i not in bad] or first  # if none is, the first says why
-        x = self.examples(tuple(sound), self._plain()).x
-        key = Key.root(self.experiment.seed, sound[:1], x.device)
+        sound, _ = self._taken(ids[:8])
+        sound = sound or self.examples(tuple(ids[:8]), self._plain())  # which says why none is
+        x = sound.x
+        key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
         defenses = {id(s.defense): s.defense for s in self.sieges.values()}.values()
         parts = [part.classifier for defense in defenses for part in defense.parts]
         for classifier in {id(c): c for c in (self.classifier, *parts)}.values():
@@ -95,25 +96,30 @@ class Prepared:
         for defense in defenses:
             check_defense(defense, x[:1], key)
 
-    def faulty(self, ids: Sequence[int]) -> set[int]:
-        """The ids whose images cannot be read or scored.
+    def faulty(self, ids: Sequence[int]) -> dict[int, str]:
+        """The ids whose images cannot be read or scored, and why.
 
-        Cost: each image is taken once; those of a batch that fails, once more each.
+        Cost: each image is taken once; those of a batch that fails, up to twice more.
         """
-        found: set[int] = set()
+        found: dict[int, str] = {}
         size = self.experiment.engine.batch
         for start in range(0, len(ids), size):
-            some = ids[start : start + size]
-            if not self._sound(some):
-                found |= {i for i in some if not self._sound([i])}
+            found |= self._taken(ids[start : start + size])[1]
         return found
 
-    def _sound(self, ids: Sequence[int]) -> bool:
+    def _taken(self, ids: Sequence[int]) -> tuple[Examples | None, dict[int, str]]:
+        """The images that can be scored, if any, without targets; and why the others cannot be."""
+        plain, bad = self._plain(), dict[int, str]()
         try:
-            self.examples(tuple(ids), self._plain())
+            return self.examples(tuple(ids), plain), bad
         except BadImages:
-            return False
-        return True
+            for i in ids:
+                try:
+                    self.examples((i,), plain)
+                except BadImages as error:
+                    bad[i] = str(error)
+        sound = tuple(i for i in ids if i not in bad)
+        return (self.examples(sound, plain) if sound else None), bad
 
     def _plain(self) -> Threat:
         """A threat that needs no targets."""
@@ -122,6 +128,7 @@ class Prepared:
     def select(self) -> list[int]:
         """The ids to attack: the first data.n from data.start on, all or those got right.
 
+        An image that cannot be scored is among them, so that the run names it in the end.
         Cost: with select = "correct", one forward pass of the bare classifier an image looked at.
         """
         data = self.experiment.data
@@ -133,11 +140,14 @@ class Prepared:
         size = self.experiment.engine.batch
         bare = Defense(Chain(), self.classifier)
         for start in range(0, len(pool), size):
-            ids = tuple(pool[start : start + size])
-            some = self.examples(ids, self._plain())
-            key = Key.root(self.experiment.seed, list(ids), some.x.device)
-            label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
-            kept += [i for i, ok in zip(ids, (label == some.label).tolist(), strict=True) if ok]
+            some, bad = self._taken(pool[start : start + size])
+            found = list(bad)
+            if some:
+                key = Key.root(self.experiment.seed, list(some.ids), some.x.device)
+                label = answers(bare, some.x, key, 1, self.experiment.engine.micro_batch)[:, 0]
+                right = (label == some.label).tolist()
+                found += [i for i, ok in zip(some.ids, right, strict=True) if ok]
+            kept += sorted(found)
             if len(kept) >= wanted:
                 break
         return kept[:wanted]
@@ -179,26 +189,32 @@ def prepare(experiment: Experiment) -> Prepared:
         "seed": experiment.seed,
         "data": images.digest or experiment.data.source,
         "targets": experiment.data.targets,
-        "model": source,
+        "model": respelled(source, _name),
         "weights": weights_hash(classifier),
         "plugins": [file_hash(path) for path in experiment.files()],
     }
-    others = {g.model for g in experiment.guards if g.model is not None}
-    loaded: dict[str | None, Classifier] = {
-        spec: load_model(spec, catalogs.models, engine.device, images.shape)
-        for spec in sorted(others)
-    }
-    if loaded:
-        fingerprint["models"] = {spec: weights_hash(model) for spec, model in loaded.items()}
-    classifiers = {None: classifier, **loaded}
+    sources = {g.model for g in experiment.guards if g.model is not None}
+    classifiers: dict[str | None, Classifier] = {None: classifier}
+    for own in sorted(sources):
+        classifiers[own] = load_model(own, catalogs.models, engine.device, images.shape)
+    hashes = {source: weights_hash(model) for source, model in classifiers.items()}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []
     for spec in experiment.cells(catalogs):
-        defense = spec.defense.deployed(catalogs.transforms, classifiers)
+        table = spec.defense
+        defense = table.deployed(catalogs.transforms, classifiers)
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
-        judging = judging_of(experiment)
-        record = describe(siege, judging, defense=spec.defense.name, **spec.defense.record())
-        cell = cell_hash(record, fingerprint)
+        record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
+        named = {**record, **table.placed(_name).record()}
+        # By defense: two files of one name may lie in two folders.
+        if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
+            named["weights"] = weights
+        cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
     return Prepared(experiment, catalogs, classifier, images, sieges, records, keep=())
+
+
+def _name(path: str) -> str:
+    """What counts of a path in a cell's hash: weights and own files have hashes of their own."""
+    return Path(path).name

@@ -22,7 +22,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
-from besiege.defenses.defense import Deployed
+from besiege.defenses.defense import STAGES, Deployed
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.precision import PRECISIONS, in_precision
 
@@ -114,7 +114,13 @@ class Recipe:
     def view_of(self, defense: Deployed) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
         rule = {link.name: _by_rule(self.links, link) for link in defense.links}
+        if self.links == "frozen" and STAGES in defense.viewable:
+            rule = {STAGES: "frozen", **rule}
         return {**rule, **self.view}
+
+    def seen(self, defense: Deployed) -> Deployed:
+        """The defense as this attacker sees it, in float32."""
+        return defense.seen_through(self.view_of(defense))
 
     def stops_at(self, defense: Deployed) -> str | None:
         """The link nearest to the classifier that lets no gradient through, if there is one.
@@ -197,7 +203,7 @@ class Siege:
         recipe, passes = self.recipe, self.threat.passes
         own = key.fold("attack", recipe.name)
         own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
-        if not self._view.is_random(_shape(x0)):
+        if not self.recipe.seen(self.defense).is_random(_shape(x0)):
             return self._search(x0, goal, own, watch, 1, passes)  # equal draws would only cost
         if recipe.cosine is None:
             return self._search(x0, goal, own, watch, recipe.draws, passes)
@@ -217,11 +223,6 @@ class Siege:
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
 
-    @property
-    def _view(self) -> Deployed:
-        """The defense as this attacker sees it, in float32."""
-        return self.defense.seen_through(self.recipe.view_of(self.defense))
-
     def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
         recipe, who = self.recipe, self.opponents
         loss = who.losses.build(recipe.loss)
@@ -229,7 +230,7 @@ class Siege:
 
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
         """What the attack sees: the view in the recipe's precision, gradients from its source."""
-        view = self._view
+        view = self.recipe.seen(self.defense)
         seen = view.with_classifiers(lambda c: in_precision(c, self.recipe.precision))
         ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
         return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
@@ -261,7 +262,10 @@ class Siege:
         recipe, meter = self.recipe, Meter(left)
         random, exact = self.defense.is_random(_shape(x0)), recipe.precision == "float32"
         faithful = "skip" not in recipe.view_of(self.defense).values()
-        whole, view = self._oracle(self.defense, meter), self._oracle(self._view, meter)
+        whole, view = (
+            self._oracle(self.defense, meter),
+            self._oracle(recipe.seen(self.defense), meter),
+        )
         plan = Plan(
             steps=recipe.steps,
             restarts=recipe.restarts,

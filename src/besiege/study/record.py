@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from besiege.defenses.transform import contents
 from besiege.models.classifier import Classifier
 from besiege.study.judge import Judging
 from besiege.study.recipe import Siege
@@ -37,9 +38,11 @@ def describe(
     defense: its display name; chain, vote: their specs; more: what a plain defense has not.
     """
     threat = siege.threat
+    read = " & ".join(filter(None, (contents(part.chain) for part in siege.defense.parts)))
     return {
         "defense": defense,
         "chain": chain,
+        **({"contents": read} if read else {}),
         "vote": vote,
         **more,
         "recipe": siege.recipe.name,

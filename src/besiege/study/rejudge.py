@@ -16,7 +16,7 @@ from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.study.experiment import experiment_from
 from besiege.study.judge import Judging, answers
-from besiege.study.prepared import Prepared, judging_of, prepare
+from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
 from besiege.study.recipe import Siege
 from besiege.study.shard import UNKEYED, point_hash
@@ -80,8 +80,8 @@ def rejudge(
     records = resolved["cells"]
     if len(records) != len(prepared.records):
         raise BadRun(f"{path}: --set changed the grid: {len(prepared.records)} cells, not as run.")
-    old = judging_of(experiment_from(settings, where=f"{path}/resolved.json"))
-    judging = Judging(draws or old.draws, micro_batch=experiment.engine.micro_batch)
+    recorded = settings["judge"]["draws"]
+    judging = Judging(draws or recorded, micro_batch=experiment.engine.micro_batch)
     seed = settings["seed"] if seed is None else seed
     by_cell: dict[str, list[dict[str, Any]]] = {}
     for row in folder.rows():
@@ -103,7 +103,7 @@ def rejudge(
                 on_event(Event(record["cell"], cells[-1].title, done, total, seconds))
     finally:
         torch.set_num_threads(before)
-    same = (seed, judging.draws) == (settings["seed"], old.draws)
+    same = (seed, judging.draws) == (settings["seed"], recorded)
     return Rejudged(tuple(cells), same, tuple(court.wrong), tuple(_notes(records, prepared)))
 
 

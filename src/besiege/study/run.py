@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from besiege.core.errors import BadRun
+from besiege.core.errors import BadRun, several
 from besiege.core.store import RunFolder
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
@@ -24,6 +24,12 @@ from besiege.study.progress import Event
 from besiege.study.record import environment
 
 OnEvent: TypeAlias = Callable[[Event], None]
+
+# A changed image may be any other image, and a changed file of code any other defense.
+AGAIN = (
+    "The same command again makes what is missing; but where images, weights or own files were "
+    "changed, every row is made anew."
+)
 
 
 def run_experiment(
@@ -40,8 +46,8 @@ def run_experiment(
     can change a row, so that none is ever mixed with another.
     part: only that part of the rows; the others' processes may work on `out` at the same time.
 
-    Raises BadRun if some batches failed, after all others have been written; and the errors of
-    the experiment's parts before anything is attacked.
+    Raises BadRun if some images cannot be scored or some batches failed, after all others have been
+    written; and the errors of the experiment's parts before anything is attacked.
     Cost: that of its recipes, plus the judge's draws, an example and cell.
     """
     part = part or Part()
@@ -88,9 +94,9 @@ class _Work:
     """The rows to make: ids by cell."""
 
     ids: dict[str, np.ndarray]  # int64: a tenth of the memory of a list
-    alone: frozenset[int]  # ids of bad images, each a batch of its own, so that it fails alone
     size: int  # of a batch
     asked: int  # rows, those included that are there
+    bad: dict[int, str]  # ids that have no row, and why their images cannot be scored
 
     @property
     def rows(self) -> int:
@@ -101,15 +107,10 @@ class _Work:
         return sum(1 for _ in self.tasks())
 
     def tasks(self) -> Iterator[Task]:
-        """One batch after another, made when asked for; those of bad images come last."""
-        bad = np.array(sorted(self.alone), dtype=np.int64)
+        """One batch after another, made when asked for."""
         for cell, ids in self.ids.items():
-            good = ids[~np.isin(ids, bad)]
-            for start in range(0, len(good), self.size):
-                yield Task(cell, tuple(good[start : start + self.size].tolist()))
-        for cell, ids in self.ids.items():
-            for i in ids[np.isin(ids, bad)].tolist():
-                yield Task(cell, (i,))
+            for start in range(0, len(ids), self.size):
+                yield Task(cell, tuple(ids[start : start + self.size].tolist()))
 
 
 def _missing(folder: RunFolder, prepared: Prepared, ids: list[int], part: Part) -> _Work:
@@ -117,13 +118,15 @@ def _missing(folder: RunFolder, prepared: Prepared, ids: list[int], part: Part) 
     size = prepared.experiment.engine.batch
     # Cells are named by hashes: sorted, they are shuffled, and no part gets all the cheap recipes.
     rank = {cell: i for i, cell in enumerate(sorted(prepared.sieges))}
-    asked, work = 0, {}
+    there, work = 0, {}
     for cell, done in folder.finished(prepared.sieges):
         share = part.share(ids, size, rank[cell])
-        asked += len(share)
         work[cell] = np.array([i for i in share if i not in done], dtype=np.int64)
+        there += len(share) - len(work[cell])
     lacking = sorted(set().union(*(ids.tolist() for ids in work.values())))
-    return _Work(work, frozenset(prepared.faulty(lacking)), size, asked)
+    bad = prepared.faulty(lacking)
+    work = {cell: ids[~np.isin(ids, list(bad))] for cell, ids in work.items()}
+    return _Work(work, size, there + sum(map(len, work.values())), bad)
 
 
 def _commit(
@@ -149,13 +152,23 @@ def _commit(
         if on_event:
             cell = outcome.task.cell
             on_event(Event(cell, titles[cell], done, work.asked, time.perf_counter() - began))
+    complaints = []
+    if work.bad:
+        why = several(list(work.bad.values()))
+        complaints.append(f"{_images(len(work.bad))}; all others are written and stay.\n  {why}")
     if failures:
         first = failures[0]
-        raise BadRun(
+        complaints.append(
             f"{len(failures)} of {work.batches} batches failed; all others are written and stay. "
             f"First: {titles[first.task.cell]}, ids {first.task.ids[0]} to {first.task.ids[-1]}: "
-            f"{first.error} Mend the cause and run the same command again: it resumes."
+            f"{first.error}"
         )
+    if complaints:
+        raise BadRun("\n".join([*complaints, AGAIN]))
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' if count > 1 else ''} cannot be scored"
 
 
 def _title(record: dict[str, object]) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from besiege.core.errors import BadModel, BadSetting, BesiegeError
 from besiege.core.key import Key
+from besiege.core.passes import passing
 from besiege.defenses.defense import Deployed
 from besiege.defenses.transform import Chain
 from besiege.models.classifier import Classifier
@@ -20,19 +21,22 @@ def check_classifier(classifier: Classifier, x: Tensor) -> None:
     left on, a mean over the batch subtracted).
     Cost: two forwards an image.
     """
-    with torch.no_grad():
+    with torch.no_grad(), passing(Key.root(0, [0] * len(x), x.device)):
         logits = classifier(x)
-        alone = classifier(x[:1].expand_as(x).contiguous())[:1]
+    first = int(logits.isfinite().all(1).int().argmax())  # 0 if none is
+    with torch.no_grad(), passing(Key.root(0, [0] * len(x), x.device)):  # the same draws again
+        alone = classifier(x[first : first + 1].expand_as(x).contiguous())[:1]
     if not bool(logits.isfinite().any()):
         raise BadModel(
             f"{classifier.name} returned no finite logit for {len(x)} images: its weights or its "
             "preprocessing are broken (images come in [0, 1])."
         )
-    scale = logits[:1].abs().amax().clamp_min(1.0)
-    if not torch.allclose(alone, logits[:1], rtol=0, atol=float(1e-3 * scale), equal_nan=True):
+    own = logits[first : first + 1]
+    scale = own.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp_min(1.0)
+    if not torch.allclose(alone, own, rtol=0, atol=float(1e-3 * scale), equal_nan=True):
         raise BadModel(
             f"{classifier.name}: the logits of an image depend on the others in its batch (they "
-            f"differ by {float((alone - logits[:1]).abs().max()):.3g}). No verdict about one image "
+            f"differ by {float((alone - own).abs().max()):.3g}). No verdict about one image "
             "is possible: take batch statistics out of the network, or wrap it so that it sees one "
             "image at a time."
         )
