@@ -2,23 +2,30 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from besiege.attacks.threat import Linf
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.barrage import Barrage
 from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import ABSTAIN, Defense, Majority, Mean
+from besiege.defenses.defense import ABSTAIN, STAGES, Defense, Majority, Mean
 from besiege.defenses.ensemble import Ensemble, Member
 from besiege.defenses.noise import Noise
 from besiege.defenses.transform import Chain, Graft
 from besiege.evaluation import evaluate
 from besiege.laws.problems import coin_defense, linear_classifier
+from besiege.models.catalog import load_model
+from besiege.models.classifier import Classifier
+from besiege.models.stages import Noise as StageNoise
 from besiege.report.tables import summarise
+from besiege.study.descent import descent
 from besiege.study.experiment import experiment_from
+from besiege.study.prepared import prepare
 from besiege.study.recipes import RECIPES
 from besiege.study.rejudge import rejudge
 from besiege.study.run import run_experiment
@@ -193,6 +200,81 @@ def test_weights_inside_a_chain_count_from_the_folder_of_the_file(tmp_path: Path
     bad = {"name": "b", "chain": "adversarial:delta=0.1,model=file:no.safetensors"}
     with pytest.raises(Exception, match=str(tmp_path / "no.safetensors")):
         experiment_from({**FILE, "defense": [bad]}, home=tmp_path)
+
+
+MOVED = {
+    "chain": "(own.py:f|adversarial:model=file:net.safetensors,steps=1) + quilt:patches=p.npy",
+    "model": "file:net.safetensors",
+}
+
+
+@pytest.mark.parametrize("changed", ["net.safetensors", "own.py", "p.npy", ""])
+def test_members_are_named_by_what_their_files_hold(tmp_path: Path, changed: str) -> None:
+    """Not by where they lie, with links, barrages, weights and models of members."""
+    network = load_model("digits-cnn").network
+    cells = []
+    for folder, other in ((tmp_path / "a", False), (tmp_path / "b", True)):
+        folder.mkdir()
+        new = [name == changed and other for name in ("net.safetensors", "own.py", "p.npy")]
+        weights = {k: v * (1 + new[0]) for k, v in network.state_dict().items()}
+        save_file(weights, folder / "net.safetensors")
+        (folder / "own.py").write_text(f"f = {'len' if new[1] else 'abs'}\n")
+        patches = np.arange(20 * 5 * 5, dtype=np.uint8).reshape(20, 25) + np.uint8(new[2])
+        np.save(folder / "p.npy", patches)
+        guards = [{"name": "a", "member": [MOVED, {"chain": "fd"}]}, {"name": "b", **MOVED}]
+        found = experiment_from({**FILE, "defense": guards}, home=folder)
+        cells.append(list(prepare(found).sieges))
+    same = [one == another for one, another in zip(*cells, strict=True)]
+    assert same == [changed == ""] * 2
+
+
+def test_models_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    network = load_model("digits-cnn").network
+    names = []
+    for swapped in (False, True):
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            factor = 2 if (folder == "b") != swapped else 1
+            weights = {k: v * factor for k, v in network.state_dict().items()}
+            save_file(weights, tmp_path / folder / "net.safetensors")
+        members = [{"model": f"file:{folder}/net.safetensors"} for folder in ("a", "b")]
+        table = {"name": "pair", "member": members}
+        found = experiment_from({**FILE, "defense": [table]}, home=tmp_path)
+        names += prepare(found).sieges
+    assert len(set(names)) == 2
+
+
+def test_random_stages_of_members_are_frozen_by_a_view_and_keyed_by_member() -> None:
+    noisy = Classifier(nn.Sequential(StageNoise(0.5), ONE.network).eval(), 3, channels=1)
+    part = Defense(Chain(), noisy)
+    whole = Ensemble((Member(part), Member(part), Member(Defense(parse_chain("fd"), OTHER))))
+    assert whole.is_random(SHAPE)
+    assert whole.viewable == (STAGES, "fd")
+    first, second = (own(part, i)[:, 0] for i in (0, 1))
+    assert not torch.allclose(first, second)
+    third = own(whole.parts[2], 2)[:, 0]
+    torch.testing.assert_close(whole.logits(X, KEY), (first + second + third) / 3)
+    recipe = RECIPES.build("frozen")
+    assert recipe.view_of(whole) == {STAGES: "frozen", "fd": "frozen"}
+    view = recipe.seen(whole)
+    assert torch.equal(view.logits(X, KEY), view.logits(X, KEY.fold("another")))
+    assert not torch.equal(whole.logits(X, KEY), whole.logits(X, KEY.fold("another")))
+    with pytest.raises(UnknownName, match=STAGES):
+        of("logits", 1, 1).seen_through({STAGES: "frozen"})
+
+
+def test_links_look_at_the_classifier_of_their_member_also_inside_barrages() -> None:
+    chain = parse_chain("deflection | fd")
+    whole = Ensemble((Member(Defense(chain, ONE)), Member(Defense(chain, OTHER))))
+    for part, classifier in zip(whole.parts, (ONE, OTHER), strict=True):
+        barrage = part.links[0]
+        assert isinstance(barrage, Barrage)
+        assert getattr(barrage.chains[0], "classifier", None) is classifier
+
+
+def test_a_descent_test_finds_links_of_any_member() -> None:
+    found = descent(of("logits", 1, 1), "noise", X, KEY.fold("y").integers(3), KEY, draws=2)
+    assert set(found.ranking) == {"exact", "identity", "random"}
 
 
 def test_a_barrage_sends_each_row_through_the_chain_it_drew() -> None:

@@ -11,7 +11,7 @@ from besiege.core.foreign import paths_in, with_paths
 # Weights of a network inside a link, as in adversarial:model=file:PATH, and patches of quilting.
 _NAMED = re.compile(
     r"(?P<key>\b(?:(?:file|onnx):(?:weights=)?|weights=|patches=))"
-    r"(?P<path>[^,;+|()]*[^,;+|()\s])"
+    r"(?P<path>(?:[^,;+|()]|\([^()]*\))+?)(?=\s*(?:[,;+|)]|$))"
 )
 
 
@@ -36,6 +36,8 @@ def respelled_chain(text: str, change: Callable[[str], str]) -> str:
     '../mine.py:f + quilt:patches=../a.npy,k=1'
     >>> respelled_chain("(adversarial:model=file:w.st;file:v.st | fd) + bits", "../".__add__)
     '(adversarial:model=file:../w.st;file:../v.st | fd) + bits'
+    >>> respelled_chain("(fd | quilt:patches=my (1)/a.npy )", "../".__add__)
+    '(fd | quilt:patches=../my (1)/a.npy )'
     """
     found = with_paths(text, change)
     return _NAMED.sub(lambda m: m["key"] + change(m["path"]), found)
