@@ -14,6 +14,7 @@ TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[data]", experiment.Data),
     ("[model]", experiment.Model),
     ("[[defense]]", experiment.DefenseTable),
+    ("[[defense.member]]", experiment.MemberTable),
     ("[[threat]]", experiment.ThreatTable),
     ("[[recipe]]", experiment.RecipeTable),
     ("[judge]", experiment.Judge),

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from besiege.defenses.defense import Defense as Defense
     from besiege.defenses.defense import Majority as Majority
     from besiege.defenses.defense import Mean as Mean
+    from besiege.defenses.ensemble import Ensemble as Ensemble
+    from besiege.defenses.ensemble import Member as Member
     from besiege.defenses.opaque import Opaque as Opaque
     from besiege.defenses.transform import Chain as Chain
     from besiege.defenses.transform import Graft as Graft
@@ -57,6 +59,7 @@ _HOMES = {
     "Classifier": "models.classifier",
     "Defense": "defenses.defense",
     "Dissimilarity": "attacks.threat",
+    "Ensemble": "defenses.ensemble",
     "Entry": "core.entry",
     "Graft": "defenses.transform",
     "ImageSet": "data.images",
@@ -65,6 +68,7 @@ _HOMES = {
     "L2": "attacks.threat",
     "Linf": "attacks.threat",
     "Majority": "defenses.defense",
+    "Member": "defenses.ensemble",
     "Mean": "defenses.defense",
     "Opaque": "defenses.opaque",
     "RECIPES": "study.recipes",

@@ -16,7 +16,7 @@ from besiege.attacks.threat import Ball, Threat
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import Deployed
 from besiege.report.tables import Summary, summarise
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
@@ -30,7 +30,7 @@ GIVEN = "given"  # the attack of points that were found elsewhere
 
 
 def evaluate(
-    defense: Defense,
+    defense: Deployed,
     x: Tensor,
     y: Tensor,
     threat: Threat | Ball,
@@ -54,6 +54,7 @@ def evaluate(
     Cost: for each recipe steps x its draws forwards and backwards, plus `draws` forwards.
 
     >>> from besiege.attacks.threat import Linf
+    >>> from besiege.defenses.defense import Defense
     >>> from besiege.defenses.transform import Chain
     >>> from besiege.laws.problems import linear_classifier
     >>> bare = Defense(Chain(), linear_classifier())
@@ -67,7 +68,8 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = threat if isinstance(threat, Threat) else Threat(threat)
     examples = _examples(defense, x, y, goal, targets, seed)
-    check_classifier(defense.classifier, x[:8])
+    for part in defense.parts:
+        check_classifier(part.classifier, x[:8])
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     judging = Judging(draws=draws, micro_batch=micro_batch)
     opponents = Opponents(micro_batch=micro_batch)
@@ -79,10 +81,10 @@ def evaluate(
 
 
 def _examples(
-    defense: Defense, x: Tensor, y: Tensor, goal: Threat, targets: Tensor | None, seed: int
+    defense: Deployed, x: Tensor, y: Tensor, goal: Threat, targets: Tensor | None, seed: int
 ) -> Examples:
     """The images, checked, with targets where the threat has them."""
-    classifier = defense.classifier
+    classifier = defense.parts[0].classifier
     if len(x) != len(y) or len(x) == 0:
         raise BadImages(f"{len(x)} images and {len(y)} labels came; one label an image is needed.")
     ids = range(len(x))
@@ -99,19 +101,19 @@ def _run(
 ) -> None:
     """Attack and judge what the folder at `path` lacks."""
     defense = sieges[0].defense
-    name = defense.chain.name
+    name = defense.name
     pixels = torch.cat([examples.x.flatten().double(), examples.label.double()]).cpu().numpy()
     fingerprint = {
         "seed": seed,
-        "weights": weights_hash(defense.classifier),
-        "chain": repr(defense.chain),
+        "weights": weights_hash(*(part.classifier for part in defense.parts)),
+        "chain": " & ".join(repr(part.chain) for part in defense.parts),
         "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "targets": examples.target.tolist(),
         "points": None if examples.points is None else [point_hash(p) for p in examples.points],
     }
     records: dict[str, dict[str, Any]] = {}
     for siege in sieges:
-        record = describe(siege, judging, defense=name, chain=name, vote=str(defense.vote))
+        record = describe(siege, judging, defense=name, chain=name, vote=defense.counting)
         cell = cell_hash(record, fingerprint)
         records[cell] = {"cell": cell, **record}
     ids = list(examples.ids)
@@ -181,7 +183,7 @@ def audit_points(x: Tensor, x0: Tensor, threat: Threat) -> Audit:
 
 
 def judge_images(
-    defense: Defense,
+    defense: Deployed,
     points: Tensor,
     x: Tensor,
     y: Tensor,
@@ -201,6 +203,7 @@ def judge_images(
     Raises BadImages. Cost: 2 x `draws` forwards an image.
 
     >>> from besiege.attacks.threat import Linf
+    >>> from besiege.defenses.defense import Defense
     >>> from besiege.defenses.transform import Chain
     >>> from besiege.laws.problems import linear_classifier
     >>> bare = Defense(Chain(), linear_classifier())
@@ -215,8 +218,9 @@ def judge_images(
         raise BadSetting("a targeted threat needs the targets that the points were made for.")
     examples = _examples(defense, x, y, goal, targets, seed)
     audit_points(points, x, goal)
-    check_images(points, y, defense.classifier.num_classes, x.shape[1], examples.ids)
-    check_classifier(defense.classifier, x[:8])
+    check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
+    for part in defense.parts:
+        check_classifier(part.classifier, x[:8])
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]

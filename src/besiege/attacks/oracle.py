@@ -18,7 +18,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.batch import by_example, chunks, fold_sum
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.key import Key
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import Deployed, tightest
 
 AVERAGES = ("loss", "probabilities", "logits")
 
@@ -64,7 +64,7 @@ class Oracle:
     Cost: draws x view.passes forwards, and as many backwards when a gradient is asked.
     """
 
-    view: Defense
+    view: Deployed
     loss: Loss
     threat: Threat
     meter: Meter
@@ -102,7 +102,7 @@ class Oracle:
 
     def _grant(self) -> None:
         """Raise BadSetting where threat or model give no gradients."""
-        model = self.view.classifier
+        model = tightest(self.view)
         if "gradients" == self.threat.access == model.access:
             return
         limits = {self.threat.access, model.access} - {"gradients"}
@@ -165,7 +165,7 @@ class Oracle:
         label = torch.where(finite, logits.argmax(-1), -1)
         met = label == goal[:, None] if self.threat.targeted else label != goal[:, None]
         won = met.to(logits.dtype).mean(1)
-        if "labels" in (self.threat.access, self.view.classifier.access):
+        if "labels" in (self.threat.access, tightest(self.view).access):
             return Reading(None, None, won, None)
         if self.average == "loss":
             flat = self.loss(logits.flatten(0, 1), goal.repeat_interleave(n), self.threat.targeted)

@@ -54,9 +54,17 @@ class Entry(Generic[T]):
 
 
 def _spelt(name: str, settings: Mapping[str, Any]) -> str:
-    """What `parse_spec` splits into these."""
-    texts = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in settings.items()]
+    """What `parse_spec` splits into these; objects, which no text can give, by their names."""
+    texts = [f"{k}={_shown(v)}" for k, v in settings.items()]
     return f"{name}:{','.join(texts)}" if texts else name
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(getattr(value, "name", getattr(value, "__name__", value)))
 
 
 class Catalog(Mapping[str, Entry[T]]):

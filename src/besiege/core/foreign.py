@@ -17,7 +17,7 @@ from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
 
 _SPEC = re.compile(r"\s*(?P<path>.+?\.py):(?P<rest>[A-Za-z_]\w*(:.*)?)\s*", re.DOTALL)
-_PATH = re.compile(r"(?P<path>[^\s+=,]+\.py)(?=:[A-Za-z_])")
+_PATH = re.compile(r"(?P<path>[^\s+=,;|(][^\s+=,;|]*\.py)(?=:[A-Za-z_])")
 
 
 class Foreign(NamedTuple):
@@ -48,6 +48,8 @@ def with_paths(text: str, change: Callable[[str], str]) -> str:
 
     >>> with_paths("fd + mine.py:f + rdg:limit=0.1", "../".__add__)
     'fd + ../mine.py:f + rdg:limit=0.1'
+    >>> with_paths("(a(1)/mine.py:f|b.py:f)", str.upper)
+    '(A(1)/MINE.PY:f|B.PY:f)'
     """
     return _PATH.sub(lambda found: change(found["path"]), text)
 

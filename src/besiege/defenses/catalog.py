@@ -7,11 +7,14 @@ import re
 from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting
 from besiege.core.foreign import foreign_in
+from besiege.defenses.adversarial_transformation import AdversarialTransformation
+from besiege.defenses.barrage import Barrage
 from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.brightness import Brightness
 from besiege.defenses.contrast import Contrast
 from besiege.defenses.crop import Crop
 from besiege.defenses.deflection import Deflection
+from besiege.defenses.denoiser import Denoiser
 from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.fft import FrequencyCompression
 from besiege.defenses.identity import Identity
@@ -20,6 +23,7 @@ from besiege.defenses.median import Median
 from besiege.defenses.menet import MENet
 from besiege.defenses.noise import Noise
 from besiege.defenses.opaque import own_link
+from besiege.defenses.pixel_defend import PixelDefend
 from besiege.defenses.quilting import Quilting
 from besiege.defenses.random_distortion import RandomDistortion
 from besiege.defenses.resize_pad import ResizePad
@@ -28,6 +32,7 @@ from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
 from besiege.defenses.total_variation import TotalVariation
 from besiege.defenses.transform import Chain, Named, Transform
+from besiege.models.toy import Toy, ToyFilter, toy_density
 
 TRANSFORMS: Catalog[Transform] = Catalog(
     "transform",
@@ -176,6 +181,37 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             ),
         ),
         Entry("contrast", Contrast, "Rauber et al. 2017 (arXiv:1707.04131)"),
+        Entry(
+            "adversarial",
+            AdversarialTransformation,
+            "Xiao and Zheng 2020, and the code released with it",
+            cases=(
+                {"model": Toy(), "steps": 2},
+                {"model": (Toy(), Toy(seed=1)), "steps": 1, "form": "adv"},
+                {"model": Toy(), "steps": 1, "form": "ll"},
+            ),
+        ),
+        Entry(
+            "denoiser",
+            Denoiser,
+            "Liao et al. 2018 (arXiv:1712.02976)",
+            cases=({"network": ToyFilter()}, {"network": ToyFilter(), "form": "noise"}),
+        ),
+        Entry(
+            "pixel-defend",
+            PixelDefend,
+            "Song et al. 2018 (arXiv:1710.10766), algorithm 1",
+            cases=({"density": toy_density},),
+        ),
+        Entry(
+            "barrage",
+            Barrage,
+            "house; after Raff et al. 2019 (CVPR), barrage of random transforms",
+            cases=(
+                {"chains": (Median(), Chain((BitDepth(), Noise())), Contrast())},
+                {"chains": (Noise(), Contrast())},
+            ),
+        ),
     ],
 )
 
@@ -184,15 +220,21 @@ def parse_chain(text: str, catalog: Catalog[Transform] = TRANSFORMS) -> Chain:
     """The chain that `text` describes: "name:key=value,key=value + name"; "" or "none" is empty.
 
     "other=fd" gives a link another name, which a chain with the same link twice needs.
+    "fd | jpeg | median" is one link, a barrage: one of them at each draw. Brackets hold several
+    links together: "(fd + jpeg) | median + noise" ends with noise in both cases.
     "path.py:NAME" is a link of your own, see `defenses.opaque.own_link`.
     Raises UnknownName for a name or parameter, BadSetting for a value or an empty link.
 
+    >>> parse_chain("bits | (jpeg + median) + fd").name
+    'barrage + fd'
     >>> parse_chain("fd:form=released + rdg:limit=0.15,cells=4 + again=fd").name
     'fd + rdg + again'
     """
     if text.strip() in ("", "none"):
         return Chain()
-    return Chain(tuple(_parse_link(part, text, catalog) for part in split_chain(text)))
+    parsed = (_parse_link(part, text, catalog) for part in split_chain(text))
+    # Brackets around no choice mean nothing.
+    return Chain(tuple(x for p in parsed for x in (p.links if isinstance(p, Chain) else (p,))))
 
 
 def split_chain(text: str) -> list[str]:
@@ -201,7 +243,23 @@ def split_chain(text: str) -> list[str]:
     >>> split_chain("fd + rdg:limit=1e+3")
     ['fd', 'rdg:limit=1e+3']
     """
-    parts = re.split(r"(?<!\d[eE])\+", text)  # but not the sign in 1e+3
+    return _split(text, "+")
+
+
+def _split(text: str, sign: str) -> list[str]:
+    """The parts of `text` between signs that stand outside all brackets."""
+    parts, depth = [""], 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        exponent = re.search(r"\d[eE]$", text[:i])  # as in 1e+3
+        if letter == sign and depth == 0 and not exponent:
+            parts.append("")
+        else:
+            parts[-1] += letter
+        if depth < 0:
+            break
+    if depth:
+        raise BadSetting(f'The brackets in "{text}" do not match.')
     return [part.strip() for part in parts]
 
 
@@ -211,9 +269,16 @@ def _parse_link(part: str, text: str, catalog: Catalog[Transform]) -> Transform:
             f'The chain "{text}" has an empty link: write the links as "fd + rdg:limit=0.15", or '
             '"none" for no link at all.'
         )
-    if (own := foreign_in(part)) is not None:
+    if len(choices := _split(part, "|")) > 1:
+        return Barrage(tuple(_parse_link(choice, text, catalog) for choice in choices))
+    if part.startswith("(") and part.endswith(")"):
+        inner = parse_chain(part[1:-1], catalog)
+        return inner.links[0] if len(inner.links) == 1 else inner
+    # A setting of a link may itself name an own file: adversarial:model=mine.py:make.
+    known = part.partition(":")[0].strip() in catalog
+    if not known and (own := foreign_in(part)) is not None:
         return own_link(own)
     alias = re.match(r"([^:=]+)=(.*)", part)
     if alias is None:
         return catalog.build(part)
-    return Named(catalog.build(alias[2]), alias[1].strip())
+    return Named(_parse_link(alias[2].strip(), text, catalog), alias[1].strip())

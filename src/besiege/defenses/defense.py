@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
 from besiege.core.passes import passing
 from besiege.defenses.transform import Chain, Frozen, Graft, Shape, Transform
-from besiege.models.classifier import Classifier
+from besiege.models.classifier import ACCESS, Classifier
 from besiege.models.stages import frozen
 
 ABSTAIN = -1  # the label of an example on which the defense gives no answer
@@ -94,16 +94,25 @@ class Majority(Vote):
 
     Cohen et al. 2019 (arXiv:1902.02918), algorithm PREDICT; the papers' own votes have quorum 0.
     Ties go to the lowest label. Attackers follow the mean probabilities.
+
+    groups: parts of equal size that vote among themselves first; the winners vote then, and quorum
+        is a share of them. "majority:draws=128,groups=8" is how Dziedzic and Krishnan 2020 count
+        many trials (batches of 16).
     """
 
     draws: int = 16
     quorum: float = 0.0
+    groups: int = 1
 
     def __post_init__(self) -> None:
         _at_least_one(self.draws)
         if not 0 <= self.quorum < 1:
             raise BadSetting(
                 f"vote majority: quorum is a share of the draws in [0, 1), got {self.quorum}."
+            )
+        if self.groups < 1 or self.draws % self.groups:
+            raise BadSetting(
+                f"vote majority: groups is a divisor of draws={self.draws}, got {self.groups}."
             )
 
     @property
@@ -117,10 +126,10 @@ class Majority(Vote):
 
     def labels(self, logits: Tensor) -> Tensor:
         """The most frequent label, ABSTAIN without a quorum; a draw with no answer is no vote."""
-        each = _argmax(logits)
-        counts = torch.stack([(each == k).sum(1) for k in range(logits.shape[-1])], 1)
-        most, label = counts.max(1)
-        return torch.where(most > self.quorum * each.shape[1], label, ABSTAIN)
+        each, classes = _argmax(logits), logits.shape[-1]
+        if self.groups > 1:
+            each = _most_frequent(each.reshape(len(each), self.groups, -1), classes, 0.0)
+        return _most_frequent(each, classes, self.quorum)
 
 
 VOTES: Catalog[Vote] = Catalog(
@@ -138,13 +147,84 @@ def _at_least_one(draws: int) -> None:
         raise BadSetting(f"a vote takes at least one draw, got draws={draws}.")
 
 
+def _most_frequent(labels: Tensor, classes: int, quorum: float) -> Tensor:
+    """(..., n) labels -> (...), the lowest on ties; ABSTAIN without more than `quorum` of n."""
+    counts = torch.stack([(labels == k).sum(-1) for k in range(classes)], -1)
+    label = counts.argmax(-1)
+    most = counts.amax(-1)
+    return torch.where(most > quorum * labels.shape[-1], label, ABSTAIN)
+
+
 def _argmax(scores: Tensor) -> Tensor:
     finite = scores.isfinite().all(-1)
     return torch.where(finite, scores.argmax(-1), ABSTAIN)
 
 
+class Deployed(Protocol):
+    """What is deployed, judged and besieged: a Defense, or an Ensemble of several."""
+
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        """The defenses that it is made of."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its chain; those of an ensemble joined."""
+        ...
+
+    @property
+    def counting(self) -> str:
+        """How draws, and members, become one answer."""
+        ...
+
+    @property
+    def links(self) -> tuple[Transform, ...]:
+        """Every link, each name once."""
+        ...
+
+    @property
+    def viewable(self) -> tuple[str, ...]:
+        """What a view can name: the links, and STAGES where a classifier has random stages."""
+        ...
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of classifiers for one answer."""
+        ...
+
+    def is_random(self, shape: Shape) -> bool:
+        """Whether two answers to the same image can differ."""
+        ...
+
+    def logits(self, x: Tensor, key: Key) -> Tensor:
+        """Differentiable scores: x (B, C, H, W) in [0, 1] -> (B, K)."""
+        ...
+
+    def labels(self, x: Tensor, key: Key) -> Tensor:
+        """Answers: x (B, C, H, W) in [0, 1] -> (B,) int64, ABSTAIN where there is none."""
+        ...
+
+    def seen(self, x: Tensor, key: Key) -> Tensor:
+        """What its (first) classifier is given of x under the first draw."""
+        ...
+
+    def seen_through(self, view: Mapping[str, str]) -> Deployed:
+        """What an attacker builds of it, see `Defense.seen_through`."""
+        ...
+
+    def with_classifiers(self, change: Callable[[Classifier], Classifier]) -> Deployed:
+        """The same around other classifiers."""
+        ...
+
+
+def tightest(defense: Deployed) -> Classifier:
+    """The classifier that tells an attacker least."""
+    return max((part.classifier for part in defense.parts), key=lambda c: ACCESS.index(c.access))
+
+
 @dataclass(frozen=True)
-class Defense:
+class Defense(Deployed):
     """`vote` over draws of `classifier` behind `chain`, whose links may look at the classifier.
 
     Cost: `passes` forwards an answer.
@@ -161,6 +241,32 @@ class Defense:
     def __post_init__(self) -> None:
         object.__setattr__(self, "chain", self.chain.beside(self.classifier))
 
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """That of the chain."""
+        return self.chain.name
+
+    @property
+    def counting(self) -> str:
+        """The vote."""
+        return str(self.vote)
+
+    @property
+    def links(self) -> tuple[Transform, ...]:
+        """Those of the chain."""
+        return self.chain.links
+
+    @property
+    def viewable(self) -> tuple[str, ...]:
+        """The names of its links, and STAGES."""
+        names = tuple(link.name for link in self.links)
+        return (*names, STAGES) if self.classifier.draws and STAGES not in names else names
+
     def is_random(self, shape: Shape) -> bool:
         """Whether two answers to the same image can differ."""
         return self.classifier.draws or self.chain.draw(Key.root(0, [0]), shape) is not None
@@ -172,14 +278,18 @@ class Defense:
 
     def each(self, x: Tensor, key: Key) -> Tensor:
         """Logits of every draw of one vote: x (B, C, H, W) in [0, 1] -> (B, n, K)."""
-        shape = (x.shape[1], x.shape[2], x.shape[3])
         votes = []
-        for i in range(self.vote.n):  # one after another: memory stays that of one pass
-            own = key.fold("vote", i)
-            seen = self.chain.forward(x, self.chain.draw(own, shape))
-            with passing(own.fold(STAGES, "stages")):
+        # One after another: memory stays that of one pass, and a larger one would not be faster.
+        for i in range(self.vote.n):
+            seen = self.seen(x, key, i)
+            with passing(key.fold("vote", i).fold(STAGES, "stages")):
                 votes.append(self.classifier(seen))
         return torch.stack(votes, 1)
+
+    def seen(self, x: Tensor, key: Key, i: int = 0) -> Tensor:
+        """What the classifier is given of x under draw i of one vote."""
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        return self.chain.forward(x, self.chain.draw(key.fold("vote", i), shape))
 
     def logits(self, x: Tensor, key: Key) -> Tensor:
         """Differentiable scores: x (B, C, H, W) in [0, 1] -> (B, K)."""
@@ -198,12 +308,11 @@ class Defense:
         the classifier, where it has some: "frozen" or "as-is".
         Raises UnknownName for a link that is not there, or another view of STAGES.
         """
-        names = [link.name for link in self.chain.links]
-        stages = self.classifier.draws and STAGES not in names
         for name in view:
-            if name not in (known := [*names, STAGES] if stages else names):
+            if name not in (known := self.viewable):
                 raise unknown("link", name, known, where=f'a view of the chain "{self.chain.name}"')
         links = [_seen(link, view.get(link.name, "as-is")) for link in self.chain.links]
+        stages = STAGES in self.viewable and STAGES not in [link.name for link in self.links]
         how = view.get(STAGES, "as-is") if stages else "as-is"
         if how not in ("as-is", "frozen"):
             raise unknown("view of random stages", how, ["as-is", "frozen"])
@@ -212,6 +321,10 @@ class Defense:
             chain=Chain(tuple(link for link in links if link is not None)),
             classifier=frozen(self.classifier) if how == "frozen" else self.classifier,
         )
+
+    def with_classifiers(self, change: Callable[[Classifier], Classifier]) -> Defense:
+        """The same around `change(classifier)`."""
+        return replace(self, classifier=change(self.classifier))
 
 
 def _seen(link: Transform, how: str) -> Transform | None:

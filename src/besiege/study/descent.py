@@ -20,8 +20,8 @@ from besiege.attacks.threat import Linf, Threat
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
 from besiege.core.stats import Interval, share_interval
-from besiege.defenses.defense import Defense
-from besiege.defenses.transform import Shape, Transform
+from besiege.defenses.defense import Deployed
+from besiege.defenses.transform import Shape
 from besiege.study.recipe import Recipe
 
 RANDOM = "random"  # the name that random directions have among the surrogates
@@ -80,7 +80,7 @@ class Descent:
 
 
 def descent(
-    defense: Defense,
+    defense: Deployed,
     link: str,
     x: Tensor,
     y: Tensor,
@@ -135,16 +135,17 @@ def descent(
     return Descent(link, tuple(_steps(x, loss, names, slope, at_random, sizes)))
 
 
-def _link(defense: Defense, link: str, shape: Shape) -> tuple[str, ...]:
+def _link(defense: Deployed, link: str, image: Shape) -> tuple[str, ...]:
     """The names of all surrogates of a link."""
-    seen: list[Transform] = []
-    for one in defense.chain.links:
-        if one.name == link:
-            same = one.out_shape(shape) == shape
-            return tuple(dict.fromkeys([*one.surrogates, *(["identity"] if same else [])]))
-        seen.append(one)
-        shape = one.out_shape(shape)
-    raise unknown("link", link, [one.name for one in seen], where="the descent test")
+    for part in defense.parts:
+        shape = image
+        for one in part.links:
+            out = one.out_shape(shape)
+            if one.name == link:
+                same = ["identity"] if out == shape else []
+                return tuple(dict.fromkeys([*one.surrogates, *same]))
+            shape = out
+    raise unknown("link", link, [one.name for one in defense.links], where="the descent test")
 
 
 def _steps(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from besiege.attacks.threat import ACCESS, BALLS, Threat
+from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
-from besiege.core.foreign import paths_in, with_paths
+from besiege.core.foreign import paths_in
 from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import VOTES
+from besiege.defenses.defense import VOTES, Defense, Deployed
+from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
+from besiege.defenses.transform import Transform
+from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.complaints import explained
 from besiege.study.overrides import override
+from besiege.study.places import respelled, respelled_chain, weights_in
 from besiege.study.recipe import Recipe
 
 
@@ -39,6 +43,8 @@ def _spec(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value
 
 
+_PLAIN = {"chain": "none", "vote": "one", "model": None}
+
 Number = Annotated[float, BeforeValidator(_number)]
 
 
@@ -46,7 +52,15 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
-class Data(_Table):
+class _Sourced(_Table):
+    source: str
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed."""
+        return self.model_copy(update={"source": respelled(self.source, change)})
+
+
+class Data(_Sourced):
     """Which images are attacked."""
 
     source: str = Field(description='an image set, "digits" or "packed:path=FILE"')
@@ -60,7 +74,7 @@ class Data(_Table):
     )
 
 
-class Model(_Table):
+class Model(_Sourced):
     """The classifier behind every defense."""
 
     source: str = Field(
@@ -68,12 +82,66 @@ class Model(_Table):
     )
 
 
-class DefenseTable(_Table):
-    """One defense: a chain of transforms, and a vote over draws."""
-
-    name: str
+class _Guard(_Table):
     chain: str = Field(default="none", description='links in order, "fd + rdg:limit=0.15"')
     vote: str = Field(default="one", description='"one", "mean:draws=10" or "majority:draws=16"')
+    model: str | None = Field(default=None, description="its own classifier, not that of [model]")
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed."""
+        chain = respelled_chain(self.chain, change)
+        model = None if self.model is None else respelled(self.model, change)
+        return self.model_copy(update={"chain": chain, "model": model})
+
+
+class MemberTable(_Guard):
+    """One member of an ensemble, in place of chain, vote and model of the defense."""
+
+    weight: Number = Field(default=1.0, gt=0, description="share of the sum of all weights")
+
+
+class DefenseTable(_Guard):
+    """One defense: a chain of transforms and a vote over draws, or several that answer together."""
+
+    name: str
+    of: Literal[AVERAGES] = Field(  # type: ignore[valid-type]
+        default="logits", description="what the mean over members is of"
+    )
+    member: tuple[MemberTable, ...] = Field(
+        default=(), description="members of an [ensemble](ensembles.md); none for a plain defense"
+    )
+
+    @property
+    def guards(self) -> tuple[_Guard, ...]:
+        """The members, or itself alone."""
+        return self.member or (self,)
+
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed, those of the members too."""
+        members = tuple(member.placed(change) for member in self.member)
+        return super().placed(change).model_copy(update={"member": members})
+
+    def deployed(
+        self, transforms: Catalog[Transform], classifiers: Mapping[str | None, Classifier]
+    ) -> Deployed:
+        """The defense that this table describes; classifiers: by their source, None for [model]."""
+
+        def built(guard: _Guard) -> Defense:
+            chain = parse_chain(guard.chain, transforms)
+            return Defense(chain, classifiers[guard.model], VOTES.build(guard.vote))
+
+        if not self.member:
+            return built(self)
+        return Ensemble(tuple(Member(built(m), m.weight) for m in self.member), self.of)
+
+    def record(self) -> dict[str, Any]:
+        """What a run folder says of it."""
+        if self.member:
+            members = [member.model_dump(mode="json") for member in self.member]
+            chain = " & ".join(member.chain for member in self.member)
+            return {"chain": chain, "vote": f"mean of {self.of}", "members": members}
+        own = {} if self.model is None else {"model": self.model}
+        return {"chain": self.chain, "vote": self.vote, **own}
 
 
 class ThreatTable(_Table):
@@ -186,10 +254,18 @@ class Experiment(_Table):
         """Every setting with its value, for resolved.json."""
         return self.model_dump(mode="json")
 
-    def python_files(self) -> list[Path]:
-        """The user's own Python files that the experiment names."""
-        specs = [self.model.source, *(d.chain for d in self.defense)]
-        return [*self.plugins, *(path for spec in specs for path in paths_in(spec))]
+    @property
+    def guards(self) -> tuple[_Guard, ...]:
+        """All defenses, with the members of ensembles in their place."""
+        return tuple(guard for defense in self.defense for guard in defense.guards)
+
+    def files(self) -> list[Path]:
+        """The user's own Python files that the experiment names, and weights inside chains."""
+        models = [guard.model for guard in self.guards if guard.model is not None]
+        chains = [guard.chain for guard in self.guards]
+        python = [path for spec in (self.model.source, *chains, *models) for path in paths_in(spec)]
+        weights = [path for chain in chains for path in weights_in(chain)]
+        return [*self.plugins, *python, *weights]
 
     def cells(self, catalogs: Catalogs) -> tuple[CellSpec, ...]:
         """The grid: every defense against every threat by every recipe, filters applied."""
@@ -239,30 +315,6 @@ def experiment_from(
     return experiment
 
 
-def respelled(source: str, change: Callable[[str], str]) -> str:
-    """The source of a model or of data with every path in it changed.
-
-    >>> respelled("file:a/w.safetensors", "../".__add__), respelled("zip:path=a,size=8", str.upper)
-    ('file:../a/w.safetensors', 'zip:path=A,size=8')
-    """
-    kind, _, rest = source.partition(":")
-    if kind in ("file", "onnx") and not rest.startswith("weights="):
-        return f"{kind}:{change(rest)}"
-    if paths_in(source):
-        return with_paths(source, change)
-    return re.sub(r"\b(path|weights)=([^,]+)", lambda m: f"{m[1]}={change(m[2])}", source)
-
-
-def respelled_chain(text: str, change: Callable[[str], str]) -> str:
-    """A chain with every path in it changed.
-
-    >>> respelled_chain("mine.py:f + quilt:patches=a.npy,k=1", "../".__add__)
-    '../mine.py:f + quilt:patches=../a.npy,k=1'
-    """
-    found = with_paths(text, change)
-    return re.sub(r"\bpatches=([^,+]*[^,+\s])", lambda m: f"patches={change(m[1])}", found)
-
-
 def _rooted(experiment: Experiment, home: Path) -> Experiment:
     """The experiment with its paths counted from `home`."""
 
@@ -272,16 +324,9 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
     return experiment.model_copy(
         update={
             "plugins": tuple(Path(path(str(p))) for p in experiment.plugins),
-            "data": experiment.data.model_copy(
-                update={"source": respelled(experiment.data.source, path)}
-            ),
-            "model": experiment.model.model_copy(
-                update={"source": respelled(experiment.model.source, path)}
-            ),
-            "defense": tuple(
-                d.model_copy(update={"chain": respelled_chain(d.chain, path)})
-                for d in experiment.defense
-            ),
+            "data": experiment.data.placed(path),
+            "model": experiment.model.placed(path),
+            "defense": tuple(defense.placed(path) for defense in experiment.defense),
         }
     )
 
@@ -303,11 +348,19 @@ def _check(experiment: Experiment, where: str) -> None:
     for i, defense in enumerate(experiment.defense):
         with _at(where, f"defense[{i}].name"):
             _unique(defense.name, links)
-        with _at(where, f"defense[{i}].chain"):
-            chain = parse_chain(defense.chain, catalogs.transforms)
-            links[defense.name] = [link.name for link in chain.links]
-        with _at(where, f"defense[{i}].vote"):
-            VOTES.build(defense.vote)
+        links[defense.name] = []
+        if defense.member and any(getattr(defense, k) != v for k, v in _PLAIN.items()):
+            raise BadSetting(
+                f"{where}, defense[{i}]: {', '.join(_PLAIN)} belong to the members of an ensemble: "
+                "write them in each [[defense.member]]."
+            )
+        for j, guard in enumerate(defense.guards):
+            place = f"defense[{i}].member[{j}]" if defense.member else f"defense[{i}]"
+            with _at(where, f"{place}.chain"):
+                chain = parse_chain(guard.chain, catalogs.transforms)
+                links[defense.name] += [link.name for link in chain.links]
+            with _at(where, f"{place}.vote"):
+                VOTES.build(guard.vote)
     for i, threat in enumerate(experiment.threat):
         with _at(where, f"threat[{i}]"):
             _known(threat.defenses, links)

@@ -17,7 +17,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.batch import by_example, chunks, l2, linf, row_sum
 from besiege.core.errors import BadImages, BadSetting, OutsideThreat
 from besiege.core.key import Key
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import Deployed
 
 
 class Verdict(NamedTuple):
@@ -47,7 +47,7 @@ class Judging:
             )
 
 
-def answers(defense: Defense, x: Tensor, key: Key, draws: int, micro_batch: int) -> Tensor:
+def answers(defense: Deployed, x: Tensor, key: Key, draws: int, micro_batch: int) -> Tensor:
     """Labels of `draws` answers of the defense to each image, (B, C, H, W) -> (B, draws) int64.
 
     Cost: draws x defense.passes forwards an example.
@@ -61,7 +61,7 @@ def answers(defense: Defense, x: Tensor, key: Key, draws: int, micro_batch: int)
 
 
 def judge(
-    defense: Defense, threat: Threat, x: Tensor, x0: Tensor, key: Key, judging: Judging
+    defense: Deployed, threat: Threat, x: Tensor, x0: Tensor, key: Key, judging: Judging
 ) -> Verdict:
     """Score points on draws that no attacker has seen.
 
@@ -71,6 +71,7 @@ def judge(
     Cost: judging.draws x defense.passes forwards an example.
 
     >>> from besiege.attacks.threat import Linf
+    >>> from besiege.defenses.defense import Defense
     >>> from besiege.defenses.transform import Chain
     >>> from besiege.laws.problems import linear_classifier
     >>> x0 = torch.full((2, 1, 4, 4), 0.5)

@@ -15,15 +15,15 @@ from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
-from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import VOTES, Defense
+from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
-from besiege.study.experiment import CellSpec, Experiment, respelled, respelled_chain
+from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
+from besiege.study.places import respelled
 from besiege.study.recipe import Opponents, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
 from besiege.study.shard import Examples, Shard, siege_batch
@@ -87,9 +87,13 @@ class Prepared:
         sound, _ = self._taken(ids[:8])
         sound = sound or self.examples(tuple(ids[:8]), self._plain())  # which says why none is
         x = sound.x
-        check_classifier(self.classifier, x)
         key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
-        for defense in {id(s.defense): s.defense for s in self.sieges.values()}.values():
+        defenses = {id(s.defense): s.defense for s in self.sieges.values()}.values()
+        parts = [part.classifier for defense in defenses for part in defense.parts]
+        for classifier in {id(c): c for c in (self.classifier, *parts)}.values():
+            _check_fit(classifier, self.classifier)
+            check_classifier(classifier, x)
+        for defense in defenses:
             check_defense(defense, x[:1], key)
 
     def faulty(self, ids: Sequence[int]) -> dict[int, str]:
@@ -149,6 +153,16 @@ class Prepared:
         return kept[:wanted]
 
 
+def _check_fit(own: Classifier, main: Classifier) -> None:
+    """Refuse a defense's own model for other images or classes than those of [model]."""
+    ours, wanted = ((c.num_classes, c.channels) for c in (own, main))
+    if ours != wanted:
+        raise BadSetting(
+            f"the model {own.name} of a defense has (classes, channels) = {ours}, that of [model] "
+            f"{wanted}: labels would not mean the same."
+        )
+
+
 def random_targets(key: Key, label: Tensor, classes: int) -> Tensor:
     """A target for each example, uniform over the classes that are not its label, (B,) int64."""
     other = key.fold("target").integers(classes - 1)
@@ -177,20 +191,24 @@ def prepare(experiment: Experiment) -> Prepared:
         "targets": experiment.data.targets,
         "model": respelled(source, _name),
         "weights": weights_hash(classifier),
-        "plugins": [file_hash(path) for path in experiment.python_files()],
+        "plugins": [file_hash(path) for path in experiment.files()],
     }
+    sources = {g.model for g in experiment.guards if g.model is not None}
+    classifiers: dict[str | None, Classifier] = {None: classifier}
+    for own in sorted(sources):
+        classifiers[own] = load_model(own, catalogs.models, engine.device, images.shape)
+    hashes = {source: weights_hash(model) for source, model in classifiers.items()}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
     sieges, records = {}, []
     for spec in experiment.cells(catalogs):
-        siege = _siege(spec, catalogs, classifier, opponents)
-        record = describe(
-            siege,
-            judging_of(experiment),
-            defense=spec.defense.name,
-            chain=spec.defense.chain,
-            vote=spec.defense.vote,
-        )
-        named = {**record, "chain": respelled_chain(spec.defense.chain, _name)}
+        table = spec.defense
+        defense = table.deployed(catalogs.transforms, classifiers)
+        siege = Siege(defense, spec.recipe, spec.threat, opponents)
+        record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
+        named = {**record, **table.placed(_name).record()}
+        # By defense: two files of one name may lie in two folders.
+        if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
+            named["weights"] = weights
         cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
@@ -200,14 +218,3 @@ def prepare(experiment: Experiment) -> Prepared:
 def _name(path: str) -> str:
     """What counts of a path in a cell's hash: weights and own files have hashes of their own."""
     return Path(path).name
-
-
-def _siege(
-    spec: CellSpec, catalogs: Catalogs, classifier: Classifier, opponents: Opponents
-) -> Siege:
-    defense = Defense(
-        parse_chain(spec.defense.chain, catalogs.transforms),
-        classifier,
-        VOTES.build(spec.defense.vote),
-    )
-    return Siege(defense, spec.recipe, spec.threat, opponents)

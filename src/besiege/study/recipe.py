@@ -6,7 +6,7 @@ The only module that calls `Defense.seen_through`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -22,7 +22,7 @@ from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, unknown
 from besiege.core.key import Key
-from besiege.defenses.defense import STAGES, Defense
+from besiege.defenses.defense import STAGES, Deployed
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.precision import PRECISIONS, in_precision
 
@@ -111,18 +111,18 @@ class Recipe:
         """Whether its gradients are estimates, which take forward passes only."""
         return parse_spec(self.gradients)[0] != "backward"
 
-    def view_of(self, defense: Defense) -> dict[str, str]:
+    def view_of(self, defense: Deployed) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
-        rule = {link.name: _by_rule(self.links, link) for link in defense.chain.links}
-        if self.links == "frozen" and defense.classifier.draws:
+        rule = {link.name: _by_rule(self.links, link) for link in defense.links}
+        if self.links == "frozen" and STAGES in defense.viewable:
             rule = {STAGES: "frozen", **rule}
         return {**rule, **self.view}
 
-    def seen(self, defense: Defense) -> Defense:
+    def seen(self, defense: Deployed) -> Deployed:
         """The defense as this attacker sees it, in float32."""
         return defense.seen_through(self.view_of(defense))
 
-    def stops_at(self, defense: Defense) -> str | None:
+    def stops_at(self, defense: Deployed) -> str | None:
         """The link nearest to the classifier that lets no gradient through, if there is one.
 
         None for a recipe that estimates gradients: it sends none through.
@@ -130,7 +130,7 @@ class Recipe:
         if self.estimates:
             return None
         how = self.view_of(defense)
-        for link in reversed(defense.chain.links):
+        for link in reversed(defense.links):
             if how[link.name] == "as-is" and "exact" not in link.surrogates:
                 return link.name
         return None
@@ -188,7 +188,7 @@ class _Some:
 class Siege:
     """A recipe made ready against one defense and threat: views built, specs looked up."""
 
-    defense: Defense
+    defense: Deployed
     recipe: Recipe
     threat: Threat
     opponents: Opponents = field(default_factory=Opponents)
@@ -223,7 +223,7 @@ class Siege:
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
 
-    def _oracle(self, view: Defense, meter: Meter, draws: int = 1) -> Oracle:
+    def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
         recipe, who = self.recipe, self.opponents
         loss = who.losses.build(recipe.loss)
         return Oracle(view, loss, self.threat, meter, draws, recipe.average, who.micro_batch)
@@ -231,7 +231,7 @@ class Siege:
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
         """What the attack sees: the view in the recipe's precision, gradients from its source."""
         view = self.recipe.seen(self.defense)
-        seen = replace(view, classifier=in_precision(view.classifier, self.recipe.precision))
+        seen = view.with_classifiers(lambda c: in_precision(c, self.recipe.precision))
         ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
         return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
 

@@ -25,18 +25,26 @@ PACKAGES = ("torch", "numpy", "scipy", "pillow", "duckdb", "besiege")
 
 
 def describe(
-    siege: Siege, judging: Judging, *, defense: str, chain: str, vote: str
+    siege: Siege,
+    judging: Judging,
+    *,
+    defense: str,
+    chain: str,
+    vote: str,
+    **more: Any,
 ) -> dict[str, Any]:
     """The settings of a cell, as they stand in resolved.json (without its hash).
 
-    defense: its display name; chain, vote: their specs.
+    defense: its display name; chain, vote: their specs; more: what a plain defense has not.
     """
-    threat, read = siege.threat, contents(siege.defense.chain)
+    threat = siege.threat
+    read = " & ".join(filter(None, (contents(part.chain) for part in siege.defense.parts)))
     return {
         "defense": defense,
         "chain": chain,
         **({"contents": read} if read else {}),
         "vote": vote,
+        **more,
         "recipe": siege.recipe.name,
         "recipe_settings": asdict(siege.recipe),
         "view": siege.recipe.view_of(siege.defense),
@@ -51,7 +59,7 @@ def describe(
         "every": judging.every,
         "step_draws": judging.step_draws,
         "micro_batch": judging.micro_batch,
-        "classes": list(siege.defense.classifier.classes),
+        "classes": list(siege.defense.parts[0].classifier.classes),
     }
 
 
@@ -68,12 +76,13 @@ def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def weights_hash(classifier: Classifier) -> str:
-    """16 hex digits over a classifier's parameters and buffers."""
+def weights_hash(*classifiers: Classifier) -> str:
+    """16 hex digits over the parameters and buffers of classifiers."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(classifier.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for classifier in classifiers:
+        for name, tensor in sorted(classifier.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

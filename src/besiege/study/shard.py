@@ -177,7 +177,9 @@ def _rows(
     key: Key,
 ) -> dict[str, Any]:
     n = len(examples.ids)
-    unkeyed = unkeyed_links(siege.defense.chain, examples.x[:1], key[:1].fold("keyed"))
+    first, keyed = examples.x[:1], key[:1].fold("keyed")
+    chains = [part.chain for part in siege.defense.parts]
+    unkeyed = {link: None for chain in chains for link in unkeyed_links(chain, first, keyed)}
     return {
         "cell": [cell] * n,
         "id": np.asarray(examples.ids, dtype=np.int64),
@@ -190,7 +192,7 @@ def _rows(
         "forwards": found.forwards.cpu().numpy(),
         "backwards": found.backwards.cpu().numpy(),
         "seconds": np.full(n, seconds),
-        "flags": _flags(siege, found, verdict, admitted, unkeyed),
+        "flags": _flags(siege, found, verdict, admitted, list(unkeyed)),
     }
 
 
@@ -214,17 +216,15 @@ def _images(
     if not kept:
         return {}
     index = torch.tensor(kept, device=x.device)
-    shape = (x.shape[1], x.shape[2], x.shape[3])
-    chain, first = siege.defense.chain, key[index].fold("judge").spread("draw", 1).fold("vote", 0)
-    draw = chain.draw(first, shape)
+    first = key[index].fold("judge").spread("draw", 1)
     clean = answers(siege.defense, examples.x[index], key[index].fold("judge"), 1, len(kept))[:, 0]
     submitted = siege.threat.submitted(x[index], examples.x[index])
     with torch.no_grad():
         pictures = {
             "clean": examples.x[index],
             "adversarial": submitted,
-            "seen_clean": chain.forward(examples.x[index], draw),
-            "seen_adversarial": chain.forward(submitted, draw),
+            "seen_clean": siege.defense.seen(examples.x[index], first),
+            "seen_adversarial": siege.defense.seen(submitted, first),
         }
     return {
         int(examples.ids[i]): {

@@ -8,7 +8,7 @@ from torch import Tensor
 from besiege.core.errors import BadModel, BadSetting, BesiegeError
 from besiege.core.key import Key
 from besiege.core.passes import passing
-from besiege.defenses.defense import Defense
+from besiege.defenses.defense import Deployed
 from besiege.defenses.transform import Chain
 from besiege.models.classifier import Classifier
 
@@ -42,20 +42,25 @@ def check_classifier(classifier: Classifier, x: Tensor) -> None:
         )
 
 
-def check_defense(defense: Defense, x: Tensor, key: Key) -> None:
+def check_defense(defense: Deployed, x: Tensor, key: Key) -> None:
     """Refuse a link that answers differently from call to call and says that it draws nothing.
 
     x (1, C, H, W), key of that example. Raises BadSetting: the judge would ask such a defense once
     and take a lucky answer for a fact. Cost: two forwards of each link.
     """
+    for part in defense.parts:
+        _check_chain(part.chain, x, key)
+
+
+def _check_chain(chain: Chain, x: Tensor, key: Key) -> None:
     try:
-        unkeyed = unkeyed_links(defense.chain, x, key)
+        unkeyed = unkeyed_links(chain, x, key)
     except BesiegeError:
         raise
     except Exception:  # a link that breaks on this image: its batch says so, and others go on
         return
-    draws = defense.chain.draw(key, (x.shape[1], x.shape[2], x.shape[3]))
-    for i, link in enumerate(defense.chain.links):
+    draws = chain.draw(key, (x.shape[1], x.shape[2], x.shape[3]))
+    for i, link in enumerate(chain.links):
         if link.name in unkeyed and (draws is None or draws[i] is None):
             raise BadSetting(
                 f"{link.name} says that it draws nothing, but it answers differently to the same "
