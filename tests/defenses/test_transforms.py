@@ -12,11 +12,15 @@ from besiege.core.key import Key
 from besiege.defenses.catalog import TRANSFORMS, parse_chain
 from besiege.defenses.transform import Graft, Named, Shape, Transform
 
-CASES = [(name, params) for name, entry in TRANSFORMS.items() for params in entry.cases]
+CASES = {
+    spec: (name, params)
+    for name, entry in TRANSFORMS.items()
+    for spec, params in zip(entry.specs, entry.cases, strict=True)
+}
 SHAPES: list[Shape] = [(1, 32, 32), (3, 1, 1), (3, 2, 3), (1, 7, 6), (3, 33, 28), (3, 48, 64)]
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=CASES.values(), ids=CASES)
 def link(request: pytest.FixtureRequest) -> Transform:
     name, params = request.param
     return TRANSFORMS[name].factory(**params)
