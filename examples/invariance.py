@@ -91,7 +91,7 @@ def workers_of(run: int) -> list[int]:
         for line in listed.splitlines():
             pid, _, command = line.partition(" ")
             below.append(int(pid))
-            if "spawn_main" in command or "ray::" in command:
+            if any(part in command for part in ("spawn_main", "ray::_work", "ray::IDLE")):
                 found.append(int(pid))
     return sorted(found)
 

@@ -13,7 +13,7 @@ from besiege.core.key import Key
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.denoiser import Denoiser
 from besiege.defenses.pixel_defend import PixelDefend
-from besiege.models.toy import Toy, ToyFilter, toy_density
+from besiege.models.toy import Toy, ToyDensity, ToyFilter
 
 LEVELS = Key.root(1, range(5)).fold("x").integers(256, 2, 4, 5)
 X = LEVELS.double() / 255
@@ -41,7 +41,7 @@ def test_values_follow_their_changed_neighbour_on_the_left() -> None:
             value = int(LEVELS[b, c, i, j])
             left = min(max(left, value - 40, 0), value + 40, 255)
             want[b, c, i, j] = left
-    got = PixelDefend(toy_density, eps=40).forward(X, None) * 255
+    got = PixelDefend(ToyDensity(), eps=40).forward(X, None) * 255
     torch.testing.assert_close(got, want.double())
 
 

@@ -372,3 +372,15 @@ def test_surrogates_by_name() -> None:
     soft = surrogate_of(link, "soft")(x, None)
     assert soft.shape == x.shape
     assert float((soft - x).abs().mean()) < float((link.forward(x, None) - x).abs().mean())
+
+
+@pytest.mark.parametrize("seam", ["overwrite", "path", "cut"])
+def test_a_single_column_of_patches(seam: str) -> None:
+    """Its wavefronts have gaps: a row begins three steps after the one before."""
+    x, _ = images(2, 1, 7, 5)
+    tall, turned = (
+        Quilting(k=1, seam=seam).forward(y, None) for y in (x, x.transpose(2, 3).contiguous())
+    )
+    assert tall.shape == x.shape
+    assert turned.shape == (2, 1, 5, 7)
+    assert not torch.equal(tall, x)

@@ -32,7 +32,7 @@ from besiege.defenses.shield import Shield
 from besiege.defenses.svd import LowRank
 from besiege.defenses.total_variation import TotalVariation
 from besiege.defenses.transform import Chain, Named, Transform
-from besiege.models.toy import Toy, ToyFilter, toy_density
+from besiege.models.toy import Toy, ToyDensity, ToyFilter
 
 TRANSFORMS: Catalog[Transform] = Catalog(
     "transform",
@@ -201,7 +201,7 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             "pixel-defend",
             PixelDefend,
             "Song et al. 2018 (arXiv:1710.10766), algorithm 1",
-            cases=({"density": toy_density},),
+            cases=({"density": ToyDensity()},),
         ),
         Entry(
             "barrage",

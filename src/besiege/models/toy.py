@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,11 +54,15 @@ class ToyFilter(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1])
 
 
-def toy_density(levels: Tensor, c: int, i: int, j: int) -> Tensor:
-    """Logits (B, 256) of the value at [:, c, i, j], the nearer to the one on its left the likelier.
+@dataclass(frozen=True)
+class ToyDensity:
+    """A density of images in which a value is the likelier the nearer it is to that on its left."""
 
-    levels (B, C, H, W) int64; 128 stands left of the first column. It looks at nothing that comes
-    later in raster order, as a density of images must not.
-    """
-    before = levels[:, c, i, j - 1 : j] if j else torch.full_like(levels[:, c, i, :1], 128)
-    return -(torch.arange(256, device=levels.device) - before).abs().float()
+    def __call__(self, levels: Tensor, c: int, i: int, j: int) -> Tensor:
+        """Logits (B, 256) of the value at [:, c, i, j].
+
+        levels (B, C, H, W) int64; 128 stands left of the first column. It looks at nothing that
+        comes later in raster order, as a density of images must not.
+        """
+        before = levels[:, c, i, j - 1 : j] if j else torch.full_like(levels[:, c, i, :1], 128)
+        return -(torch.arange(256, device=levels.device) - before).abs().float()

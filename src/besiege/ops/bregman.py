@@ -7,6 +7,7 @@ can go at once without changing a result. Images are kept skewed here: diagonal 
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class _Run:
         """Take an iteration's images for those that were still going on; True if none is left."""
         self.image = torch.where(rows(self.on, u), u, self.image)
         self.steps = self.steps + self.on
-        change = row_sum((u - before).square()) / u[0].numel()
+        change = row_sum((u - before).square()) / prod(u.shape[1:])
         self.on = self.on & (change.sqrt() > self.tol)
         return not bool(self.on.any())
 
@@ -141,7 +142,7 @@ def _shrunk(x: Tensor, y: Tensor, mu: float, kind: str) -> tuple[Tensor, Tensor]
 
 def _neighbours(f: Tensor) -> Tensor:
     """How many neighbours each pixel has, (H, W)."""
-    one = F.pad(torch.ones_like(f[0, 0]), (1, 1, 1, 1))
+    one = F.pad(f.new_ones(f.shape[-2:]), (1, 1, 1, 1))
     return one[:-2, 1:-1] + one[2:, 1:-1] + one[1:-1, :-2] + one[1:-1, 2:]
 
 

@@ -69,6 +69,8 @@ def filtered(x: Tensor, mask: Tensor) -> Tensor:
     even part, half of either coefficient. An image's bits do not depend on its batch.
     """
     planes = x.flatten(0, 1)
+    if len(planes) == 0:
+        return x
     if len(planes) == 1:  # one plane alone goes through another kernel, which rounds otherwise
         planes = planes.expand(2, -1, -1)
     kept = torch.fft.rfft2(planes) * mask

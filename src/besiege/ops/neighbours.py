@@ -54,12 +54,14 @@ def nearest(patches: Tensor, queries: Tensor, k: int) -> Tensor:
     """
     if not 1 <= k <= len(patches):
         raise BadSetting(f"k is 1 to {len(patches)}, the number of patches, not {k}.")
+    if len(queries) == 0:
+        return torch.empty(0, k, dtype=torch.int64, device=queries.device)
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         steps = fineness(queries.shape[1])
         whole = (queries.clamp(0, 1) * (255 * steps)).round() - MIDDLE * steps
         distinct, back = torch.unique(whole.float(), dim=0, return_inverse=True)
         found = [_nearest(patches, block, k, steps) for block in torch.split(distinct, BLOCK)]
-        return torch.cat(found)[back] if found else back.new_empty(0, k)
+        return torch.cat(found)[back]
 
 
 def _nearest(patches: Tensor, q: Tensor, k: int, steps: int) -> Tensor:

@@ -84,6 +84,8 @@ def laid(patches: Tensor, grid: Grid, seam: Seam) -> Tensor:
     """
     patches = patches.float()
     count, _, _, channels, size, _ = patches.shape
+    if count == 0:
+        return torch.full((0, grid.height, grid.width), -1, device=patches.device)
     lying = patches.new_zeros(count, channels, grid.height, grid.width)
     owner = torch.full_like(lying[:, 0], -1, dtype=torch.int64)
     at = torch.arange(size, device=patches.device)
@@ -107,7 +109,8 @@ def _fronts(grid: Grid) -> tuple[tuple[tuple[int, ...], ...], ...]:
     for step in range(width + 3 * (height - 1)):
         places = [(i, step - 3 * i) for i in range(height) if 0 <= step - 3 * i < width]
         found = [(i, j, grid.rows[i], grid.columns[j], down[i], right[j]) for i, j in places]
-        steps.append(tuple(zip(*found, strict=True)))
+        if found:  # none, where a row of patches ends before the next may begin
+            steps.append(tuple(zip(*found, strict=True)))
     return tuple(steps)
 
 
@@ -127,7 +130,7 @@ def shown(patches: Tensor, owner: Tensor, grid: Grid) -> Tensor:
     number = owner.clamp(min=0)
     y = torch.arange(grid.height, device=device)[:, None] - top[number // len(left)]
     x = torch.arange(grid.width, device=device) - left[number % len(left)]
-    place = ((number * size + y) * size + x).clamp(min=0)
+    place = ((number * size + y) * size + x).clamp(0, len(top) * len(left) * size * size - 1)
     place = place[:, None].expand(count, channels, -1, -1).flatten(2)
     flat = patches.permute(0, 3, 1, 2, 4, 5).flatten(2)
     image = flat.gather(2, place).reshape(count, channels, grid.height, grid.width)
