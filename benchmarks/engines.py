@@ -7,6 +7,7 @@ rows is taken to grow in proportion, which holds as long as a folder's names fit
 
 import tempfile
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from besiege.core.store import RunFolder
+from besiege.report.page import write_report
 from besiege.report.tables import summarise
 from besiege.study.engines.engine import Engine, Evaluate, Task
 from besiege.study.engines.local import InProcess, Processes
 from besiege.study.engines.ray import Ray
 from besiege.study.part import Part
+from besiege.study.recipe import Recipe
+from besiege.study.record import environment
 from besiege.study.shard import Shard
 
 CELL = 10.0  # seconds of a cell
@@ -98,7 +102,9 @@ def folder(console: Console, home: Path) -> None:
 
     with RunFolder.open(home / "run") as run:
         records = [{"cell": c, **FILLING, **record, "defense": c} for c in cells]
-        run.write_experiment("", {"experiment": {}, "cells": records, "ids": ids}, {})
+        run.write_experiment(
+            "", {"experiment": {}, "cells": records, "ids": ids}, environment("cpu")
+        )
         began = time.perf_counter()
         for cell in cells:
             for start in range(0, IMAGES, BATCH):
@@ -114,6 +120,9 @@ def folder(console: Console, home: Path) -> None:
     assert len(summarise(home / "run").lines) == CELLS
     timed("summary", began)
     began = time.perf_counter()
+    write_report(home / "run")
+    timed("page", began)
+    began = time.perf_counter()
     for rank in range(CELLS):
         Part(3, 100).share(ids, BATCH, rank)
     timed("deal", began)
@@ -123,7 +132,7 @@ def folder(console: Console, home: Path) -> None:
 FILLING = {
     "chain": "none",
     "vote": "one",
-    "recipe_settings": {"steps": 1},
+    "recipe_settings": asdict(Recipe("synthetic", steps=1)),
     "view": {},
     "ball": "linf",
     "eps": 0.03,
