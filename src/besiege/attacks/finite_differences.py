@@ -12,7 +12,7 @@ from torch import Tensor
 from besiege.attacks.attack import Ask
 from besiege.attacks.oracle import Reading
 from besiege.core.batch import rows
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 
 BASES = ("gaussian", "coordinates")
@@ -42,8 +42,7 @@ class FiniteDifferences:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if self.basis not in BASES:
-            raise unknown("basis", self.basis, BASES, where="finite differences")
+        one_of("basis", self.basis, BASES, "finite differences")
         if self.directions < 1 or not self.step > 0:
             raise BadSetting(
                 "finite differences take directions >= 1 and step > 0, got "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from besiege.attacks.attack import Attack, Problem
 from besiege.core.batch import rows
-from besiege.core.errors import unknown
+from besiege.core.errors import one_of
 
 
 class Descent(NamedTuple):
@@ -38,8 +38,7 @@ def gradient_descent(
         ("at", at, ("current", "clean")),
         ("step", step, ("plain", "unit")),
     ):
-        if value not in valid:
-            raise unknown(what, value, valid, where="attack gradient-descent")
+        one_of(what, value, valid, "attack gradient-descent")
 
     def init(p: Problem) -> Descent:
         return Descent(p.x0, torch.zeros(len(p.x0), dtype=torch.bool, device=p.x0.device))

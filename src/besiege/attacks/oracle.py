@@ -16,7 +16,7 @@ from torch import Tensor
 from besiege.attacks.loss import Loss
 from besiege.attacks.threat import Threat
 from besiege.core.batch import by_example, chunks, fold_sum
-from besiege.core.errors import BadSetting, BesiegeError, unknown
+from besiege.core.errors import BadSetting, BesiegeError, one_of
 from besiege.core.key import Key
 from besiege.defenses.defense import Deployed, tightest
 
@@ -78,8 +78,7 @@ class Oracle:
                 f"an oracle takes draws >= 1 and micro_batch >= 1, got {self.draws} and "
                 f"{self.micro_batch}."
             )
-        if self.average not in AVERAGES:
-            raise unknown("average", self.average, AVERAGES, where="an oracle")
+        one_of("average", self.average, AVERAGES, "an oracle")
 
     def __call__(
         self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from besiege.attacks.attack import Attack, Point, Problem
 from besiege.attacks.threat import RmsL2
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 
 # Share of the steps done, in [0, 1) -> factor of the step.
 DECAYS: Mapping[str, Callable[[float], float]] = {
@@ -42,8 +42,7 @@ def pgd(
         ("direction", direction, ("steepest", "normalised")),
         ("start", start, ("random", "clean")),
     ):
-        if got not in valid:
-            raise unknown(kind, got, valid, where="attack pgd")
+        one_of(kind, got, valid, "attack pgd")
     if step <= 0:
         raise BadSetting(f"attack pgd: step is in units of eps and > 0, got {step}.")
 

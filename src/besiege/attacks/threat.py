@@ -20,7 +20,7 @@ from besiege.attacks.balls.l1 import L1 as L1
 from besiege.attacks.balls.linf import Box as Box
 from besiege.attacks.balls.linf import Linf as Linf
 from besiege.core.batch import rows
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 
 ACCESS = ("gradients", "scores", "labels")
 
@@ -42,8 +42,7 @@ class Threat:
     passes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.access not in ACCESS:
-            raise unknown("access", self.access, ACCESS, where="a threat")
+        one_of("access", self.access, ACCESS, "a threat")
         if self.passes is not None and self.passes < 1:
             raise BadSetting(f"a threat's limit of passes is at least 1, got {self.passes}.")
 

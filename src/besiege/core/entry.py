@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
-from besiege.core.errors import BadSetting, BesiegeError, unknown
+from besiege.core.errors import BadSetting, BesiegeError, one_of, unknown
 
 T = TypeVar("T")
 
@@ -114,8 +114,7 @@ class Catalog(Mapping[str, Entry[T]]):
         entry = self[name]
         params = {**params, **extra}
         for key in params:
-            if key not in entry.parameters:
-                raise unknown("parameter", key, entry.parameters, where=f"{self.kind} {name}")
+            one_of("parameter", key, entry.parameters, f"{self.kind} {name}")
         try:
             return entry.factory(**params)
         except BesiegeError:

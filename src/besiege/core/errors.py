@@ -66,3 +66,12 @@ def unknown(kind: str, name: str, valid: Iterable[str], where: str = "") -> Unkn
     hint = f' Did you mean "{near[0]}"?' if near else ""
     place = f" in {where}" if where else ""
     return UnknownName(f'Unknown {kind}{place}: "{name}".{hint} Valid: {", ".join(names)}.')
+
+
+def one_of(kind: str, name: str, valid: Iterable[str], where: str = "") -> None:
+    """Raise `unknown` unless `name` is one of `valid`.
+
+    >>> one_of("rounding", "floor", ("nearest", "floor"), "transform bits")
+    """
+    if name not in valid:
+        raise unknown(kind, name, valid, where)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from besiege.core.batch import row_sum, rows
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.defenses.network import (
     Network,
@@ -102,8 +102,7 @@ class AdversarialTransformation(Transform):
             raise BadSetting(f"adversarial: delta is a radius in (0, 1], got {self.delta}.")
         if not (isinstance(self.steps, int) and self.steps >= 1):
             raise BadSetting(f"adversarial: steps is at least 1, got {self.steps}.")
-        if self.form not in FORMS:
-            raise unknown("form", self.form, FORMS, "transform adversarial")
+        one_of("form", self.form, FORMS, "transform adversarial")
         if self.start not in (None, "random", "zero"):
             raise unknown("start", str(self.start), ["random", "zero"], "transform adversarial")
         for network in self._networks("cpu"):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
 from besiege.ops.rounding import soft_round
 
@@ -42,8 +42,7 @@ class BitDepth(Transform):
     def __post_init__(self) -> None:
         if self.bits not in range(1, 9):
             raise BadSetting(f"bits: bits is a whole number from 1 to 8, got {self.bits}.")
-        if self.rounding not in ROUNDINGS:
-            raise unknown("rounding", self.rounding, ROUNDINGS, where="transform bits")
+        one_of("rounding", self.rounding, ROUNDINGS, "transform bits")
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """x float in [0, 1] of any shape, on the levels."""

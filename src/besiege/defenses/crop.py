@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import grid, resampling
@@ -52,8 +52,7 @@ class Crop(Transform):
             raise BadSetting(f"crop: share of a side lies in (0, 1], got {self.share}.")
         if str(self.place) not in PLACES:
             raise unknown("place", str(self.place), PLACES, "transform crop")
-        if self.form not in ("paper", "released"):
-            raise unknown("form", self.form, ["paper", "released"], "transform crop")
+        one_of("form", self.form, ("paper", "released"), "transform crop")
 
     def side(self, size: int) -> int:
         """Pixels that are kept of an axis of `size`.

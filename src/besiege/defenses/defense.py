@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from besiege.core.entry import Catalog, Entry
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.core.passes import passing
 from besiege.defenses.transform import Chain, Frozen, Graft, Shape, Transform
@@ -69,8 +69,7 @@ class Mean(Vote):
 
     def __post_init__(self) -> None:
         _at_least_one(self.draws)
-        if self.of not in ("probabilities", "logits"):
-            raise unknown("average", self.of, ["probabilities", "logits"], where="vote mean")
+        one_of("average", self.of, ("probabilities", "logits"), "vote mean")
 
     @property
     def n(self) -> int:

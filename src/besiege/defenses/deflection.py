@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.models.activation import activation_map
@@ -72,10 +72,8 @@ class Deflection(Transform):
                 raise BadSetting(f"deflection: {what} is a whole number above 0, got {value}.")
         if not 0 <= self.sigma < float("inf"):
             raise BadSetting(f"deflection: sigma is at least 0, got {self.sigma}.")
-        if self.form not in ("paper", "released"):
-            raise unknown("form", self.form, ["paper", "released"], "transform deflection")
-        if self.convention not in CONVENTIONS:
-            raise unknown("convention", self.convention, CONVENTIONS, "transform deflection")
+        one_of("form", self.form, ("paper", "released"), "transform deflection")
+        one_of("convention", self.convention, CONVENTIONS, "transform deflection")
         wavelet(self.wavelet)
 
     def beside(self, classifier: Classifier) -> Transform:

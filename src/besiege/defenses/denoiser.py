@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from besiege.core.errors import BadImages, unknown
+from besiege.core.errors import BadImages, one_of
 from besiege.defenses.network import dtype_of, in_micro_batches, network_at, refuse_training
 from besiege.defenses.transform import Surrogate, Transform, identity
 
@@ -35,8 +35,7 @@ class Denoiser(Transform):
     name: str = "denoiser"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise unknown("form", self.form, FORMS, "transform denoiser")
+        one_of("form", self.form, FORMS, "transform denoiser")
         refuse_training(self._network("cpu"), "denoiser: network")
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:

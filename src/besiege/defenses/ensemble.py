@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from besiege.core.batch import fold_sum
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.defenses.defense import ABSTAIN, Defense, Deployed
 from besiege.defenses.transform import Shape, Transform
@@ -52,8 +52,7 @@ class Ensemble(Deployed):
     of: str = "logits"
 
     def __post_init__(self) -> None:
-        if self.of not in AVERAGES:
-            raise unknown("average", self.of, AVERAGES, where="an ensemble")
+        one_of("average", self.of, AVERAGES, "an ensemble")
         if not self.members or not all(0 < m.weight < math.inf for m in self.members):
             raise BadSetting(
                 "an ensemble takes members of weights above 0, got "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
 from besiege.ops.border import reflect
 from besiege.ops.dct import SIDE, requantised
@@ -49,8 +49,7 @@ class FeatureDistillation(Transform):
     name: str = "fd"
 
     def __post_init__(self) -> None:
-        if self.form not in ("aligned", "released"):
-            raise unknown("form", self.form, ["aligned", "released"], where="transform fd")
+        one_of("form", self.form, ("aligned", "released"), "transform fd")
         if not (self.low > 0 and self.high > 0):
             raise BadSetting(
                 "fd: low and high are quantiser steps in grey levels above 0, got "

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
 from besiege.ops.fourier import MASKS, filtered
 from besiege.ops.spaces import ORIGINS, origin
@@ -61,10 +61,8 @@ class FrequencyCompression(Transform):
                 f"fft: percent is the share of frequencies removed, in [0, 100), got "
                 f"{self.percent}."
             )
-        if self.form not in MASKS:
-            raise unknown("form", self.form, MASKS, "transform fft")
-        if self.space not in ORIGINS:
-            raise unknown("space", self.space, ORIGINS, "transform fft")
+        one_of("form", self.form, MASKS, "transform fft")
+        one_of("space", self.space, ORIGINS, "transform fft")
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """x float (B, C, H, W) in [0, 1], without its highest frequencies."""

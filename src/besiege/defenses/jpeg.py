@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops.codec import ROUNDINGS, grey_levels, through_jpeg
@@ -63,8 +63,7 @@ class Jpeg(Transform):
             ("subsampling", self.subsampling, SUBSAMPLINGS),
             ("order", self.order, ("rgb", "bgr")),
         ):
-            if value not in valid:
-                raise unknown(what, value, valid, "transform jpeg")
+            one_of(what, value, valid, "transform jpeg")
 
     def draw(self, key: Key, shape: Shape) -> Tensor | None:
         """The quality of each image (B,), if it is random."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import matrix_completion as completion
@@ -53,10 +53,8 @@ class MENet(Transform):
     name: str = "menet"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS, "transform menet")
-        if self.matrix not in MATRICES:
-            raise unknown("matrix", self.matrix, MATRICES, "transform menet")
+        one_of("method", self.method, METHODS, "transform menet")
+        one_of("matrix", self.matrix, MATRICES, "transform menet")
         for what in ("keep", "values"):
             if not 0 < getattr(self, what) <= 1:
                 raise BadSetting(f"menet: {what} is a share in (0, 1], got {getattr(self, what)}.")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from besiege.core.errors import BadImages, BadSetting, unknown
+from besiege.core.errors import BadImages, BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 
@@ -68,12 +68,9 @@ class Noise(Transform):
     def __post_init__(self) -> None:
         if not (0 < self.scale < math.inf):
             raise BadSetting(f"noise: scale is a number above 0, got {self.scale}.")
-        if self.kind not in _Sizes._fields:
-            raise unknown("kind", self.kind, _Sizes._fields, "transform noise")
-        if self.convention not in CONVENTIONS:
-            raise unknown("convention", self.convention, CONVENTIONS, "transform noise")
-        if self.space not in RANGES:
-            raise unknown("space", self.space, RANGES, "transform noise")
+        one_of("kind", self.kind, _Sizes._fields, "transform noise")
+        one_of("convention", self.convention, CONVENTIONS, "transform noise")
+        one_of("space", self.space, RANGES, "transform noise")
 
     def draw(self, key: Key, shape: Shape) -> Tensor:
         """A number a value, (B, C, H, W): standard normal, in [-1, 1), or Laplace of scale 1."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from besiege.core.errors import BadImages, BadSetting, BesiegeError, unknown
+from besiege.core.errors import BadImages, BadSetting, BesiegeError, one_of
 from besiege.core.foreign import Foreign, made
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
@@ -59,8 +59,7 @@ class Opaque(Transform):
             raise BadSetting(
                 f"{self.name}: f is a function or module, not {type(self.f).__name__}."
             )
-        if self.layout not in _LAYOUTS:
-            raise unknown("layout", self.layout, _LAYOUTS, where=f"transform {self.name}")
+        one_of("layout", self.layout, _LAYOUTS, f"transform {self.name}")
         if self.differentiable and self.layout not in ("tensor", "batch"):
             raise BadSetting(
                 f'{self.name}: gradients pass through the layouts "tensor" and "batch" only, not '

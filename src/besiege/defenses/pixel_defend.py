@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadImages, BadSetting, unknown
+from besiege.core.errors import BadImages, BadSetting, one_of
 from besiege.defenses.network import in_micro_batches, network_at, refuse_training
 from besiege.defenses.transform import Surrogate, Transform, identity
 
@@ -49,8 +49,7 @@ class PixelDefend(Transform):
             raise BadSetting(f"pixel-defend: eps is a whole number of 0..255, got {self.eps}.")
         if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
             raise BadSetting(f"pixel-defend: sweeps is at least 1, got {self.sweeps}.")
-        if self.around not in ("original", "current"):
-            raise unknown("centre", self.around, ["original", "current"], "transform pixel-defend")
+        one_of("centre", self.around, ("original", "current"), "transform pixel-defend")
         refuse_training(self._density("cpu"), "pixel-defend: density")
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadImages, BadSetting, unknown
+from besiege.core.errors import BadImages, BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import neighbours, quilting
@@ -80,12 +80,9 @@ class Quilting(Transform):
                 f"quilt: overlap is at most half of size, 0 to {self.size // 2} pixels, got "
                 f"{self.overlap}."
             )
-        if self.seam not in (OVERWRITE, *SEAMS):
-            raise unknown("seam", self.seam, [OVERWRITE, *SEAMS], "transform quilt")
-        if self.cover not in COVERS:
-            raise unknown("cover", self.cover, COVERS, "transform quilt")
-        if self.index not in INDICES:
-            raise unknown("index", self.index, INDICES, "transform quilt")
+        one_of("seam", self.seam, (OVERWRITE, *SEAMS), "transform quilt")
+        one_of("cover", self.cover, COVERS, "transform quilt")
+        one_of("index", self.index, INDICES, "transform quilt")
         if not (isinstance(self.probes, int) and self.probes >= 1):
             raise BadSetting(f"quilt: probes is a whole number of at least 1, got {self.probes}.")
         most = len(self._base().pixels)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import grid
@@ -55,10 +55,8 @@ class RandomDistortion(Transform):
             raise BadSetting(f"rdg: limit is a relative stretch in [0, 1), got {self.limit}.")
         if not (isinstance(self.cells, int) and self.cells >= 1):
             raise BadSetting(f"rdg: cells is a whole number of at least 1, got {self.cells}.")
-        if self.sampling not in ("bilinear", "nearest"):
-            raise unknown("sampling", self.sampling, ["bilinear", "nearest"], "transform rdg")
-        if self.corner not in ("random", "upper-left"):
-            raise unknown("corner", self.corner, ["random", "upper-left"], "transform rdg")
+        one_of("sampling", self.sampling, ("bilinear", "nearest"), "transform rdg")
+        one_of("corner", self.corner, ("random", "upper-left"), "transform rdg")
 
     def draw(self, key: Key, shape: Shape) -> Stretches:
         """One number a cell and axis, and two fair bits for the corner."""

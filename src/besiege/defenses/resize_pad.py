@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from besiege.core.batch import rows
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import grid, resampling
@@ -82,8 +82,7 @@ class ResizePad(Transform):
     name: str = "pad"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise unknown("form", self.form, FORMS, "transform pad")
+        one_of("form", self.form, FORMS, "transform pad")
         if self.fill is not None and not 0 <= self.fill <= 1:
             raise BadSetting(f"pad: fill is a grey in [0, 1], got {self.fill}.")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 
@@ -42,8 +42,7 @@ class SaltPepper(Transform):
             raise BadSetting(f"salt-pepper: share is a probability in [0, 1), got {self.share}.")
         if not 0 <= self.salt <= 1:
             raise BadSetting(f"salt-pepper: salt is a probability in [0, 1], got {self.salt}.")
-        if self.of not in ("pixels", "values"):
-            raise unknown("of", self.of, ["pixels", "values"], "transform salt-pepper")
+        one_of("of", self.of, ("pixels", "values"), "transform salt-pepper")
 
     def draw(self, key: Key, shape: Shape) -> Grains:
         """Two bits a pixel or value."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops.codec import ROUNDINGS, grey_levels, through_jpeg
@@ -61,8 +61,7 @@ class Shield(Transform):
             ("rounding", self.rounding, ROUNDINGS),
             ("subsampling", self.subsampling, SUBSAMPLINGS),
         ):
-            if value not in valid:
-                raise unknown(what, value, valid, "transform shield")
+            one_of(what, value, valid, "transform shield")
 
     @property
     def qualities(self) -> range:

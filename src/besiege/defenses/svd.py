@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
 from besiege.ops.low_rank import projected, truncated
 from besiege.ops.spaces import ORIGINS, origin
@@ -55,10 +55,8 @@ class LowRank(Transform):
             raise BadSetting(f"svd: percent is a compression in [0, 100), got {self.percent}.")
         if not (isinstance(self.rank, int) and self.rank >= 0):
             raise BadSetting(f"svd: rank is a whole number, 0 for percent's, got {self.rank}.")
-        if self.rule not in RULES:
-            raise unknown("rule", self.rule, RULES, "transform svd")
-        if self.space not in ORIGINS:
-            raise unknown("space", self.space, ORIGINS, "transform svd")
+        one_of("rule", self.rule, RULES, "transform svd")
+        one_of("space", self.space, ORIGINS, "transform svd")
 
     def rank_of(self, height: int, width: int) -> int:
         """Singular values that are kept of an image of this size.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 from besiege.ops import bregman
@@ -80,8 +80,7 @@ class TotalVariation(Transform):
     name: str = "tvm"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise unknown("form", self.form, FORMS, "transform tvm")
+        one_of("form", self.form, FORMS, "transform tvm")
         if self.of not in (None, "entries", "pixels"):
             raise unknown("of", self.of, ["entries", "pixels"], "transform tvm")
         if self.kind not in (None, *KINDS):

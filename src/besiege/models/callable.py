@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from besiege.core.errors import BadModel, BadSetting, unknown
+from besiege.core.errors import BadModel, BadSetting, one_of
 from besiege.models.classifier import Classifier
 
 
@@ -48,8 +48,7 @@ def from_callable(
     if not callable(f):
         raise BadSetting(f"{name}: f is a function or module, not {type(f).__name__}.")
     for what, value, valid in (("kind", kind, _KINDS), ("layout", layout, _LAYOUTS)):
-        if value not in valid:
-            raise unknown(what, value, valid, where="from_callable")
+        one_of(what, value, valid, "from_callable")
     count = classes if isinstance(classes, int) else len(classes)
     access = "labels" if kind == "labels" else "gradients" if layout == "tensor" else "scores"
     network = _Called(f, kind, layout, single, count, name)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from besiege.core.errors import BadImages, BadModel, unknown
+from besiege.core.errors import BadImages, BadModel, one_of
 
 # What a model can tell an attacker: all, no gradients, or no more than its answer.
 ACCESS = ("gradients", "scores", "labels")
@@ -53,8 +53,7 @@ class Classifier(nn.Module):
         probe: bool = True,
     ) -> None:
         super().__init__()
-        if access not in ACCESS:
-            raise unknown("access", access, ACCESS, where=f"classifier {name}")
+        one_of("access", access, ACCESS, f"classifier {name}")
         self.classes = (
             tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
         )
