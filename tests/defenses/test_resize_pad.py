@@ -252,6 +252,25 @@ def test_bad_settings() -> None:
         ResizePad(form="xi")
     with pytest.raises(BadSetting, match=r"fill is a grey in \[0, 1\], got 2"):
         ResizePad(fill=2)
+    with pytest.raises(BadSetting, match=r'form="eot" is at least 399, its largest size, got 331'):
+        ResizePad(form="eot", canvas=331)
+
+
+def test_a_canvas_of_another_size() -> None:
+    """As that of a form if it is given, larger ones scale, and the smallest fits exactly."""
+    x, key = Key.root(1, range(6)).uniform(3, 64, 64), Key.root(0, range(6))
+    usual, given = ResizePad(), ResizePad(canvas=400)
+    assert torch.equal(
+        usual.forward(x, usual.draw(key, (3, 64, 64))),
+        given.forward(x, given.draw(key, (3, 64, 64))),
+    )
+    wide = ResizePad(canvas=598, back=False)
+    assert wide.out_shape((3, 64, 32)) == (3, 128, 64)
+    assert wide.forward(x, wide.draw(key, (3, 64, 64))).shape == (6, 3, 128, 128)
+    tight = ResizePad(canvas=330)
+    draw = tight.draw(Key.root(0, range(999)), (3, 299, 299))
+    assert int(draw.size.max()) == 330
+    assert bool((draw.start <= 330 - draw.size).all())
 
 
 @pytest.mark.parametrize("rule", resampling.RULES)

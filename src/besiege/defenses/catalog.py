@@ -88,6 +88,7 @@ TRANSFORMS: Catalog[Transform] = Catalog(
                 {"form": "xie", "back": False},
                 {"form": "obfuscated"},
                 {"form": "cifar"},
+                {"canvas": 331, "fill": 0.5},
             ),
         ),
         Entry(

@@ -67,6 +67,7 @@ class ResizePad(Transform):
         Places are uniform; in "bpda", "eot" and "obfuscated" the image never reaches the last row
         or column. For other sizes n each of these numbers is scaled by n / 299 (n / 32 for
         "cifar") and rounded half up; an oblong image draws one size for both of its axes.
+    canvas: size of the canvas, in the same pixels, at least the largest r; None for the form's own.
     fill: grey of the canvas in [0, 1]; None for the form's own, 0.5 but for "paper".
     back: resize the canvas bilinearly to the size of the input; else the output is the canvas.
 
@@ -77,12 +78,19 @@ class ResizePad(Transform):
     """
 
     form: str = "paper"
+    canvas: int | None = None
     fill: float | None = None
     back: bool = True
     name: str = "pad"
 
     def __post_init__(self) -> None:
         one_of("form", self.form, FORMS, "transform pad")
+        largest = FORMS[self.form].high
+        if self.canvas is not None and self.canvas < largest:
+            raise BadSetting(
+                f'pad: canvas of form="{self.form}" is at least {largest}, its largest size, '
+                f"got {self.canvas}."
+            )
         if self.fill is not None and not 0 <= self.fill <= 1:
             raise BadSetting(f"pad: fill is a grey in [0, 1], got {self.fill}.")
 
@@ -92,7 +100,7 @@ class ResizePad(Transform):
         u = key.fold("size").uniform(1, dtype=torch.float64)
         least, most, canvas = (
             torch.tensor([self._scaled(n, m) for m in shape[1:]], device=key.device)
-            for n in (form.low, form.high + 1, form.canvas)
+            for n in (form.low, form.high + 1, self._side)
         )
         size = least + (u * (most - least).clamp(min=1)).long()
         places = (canvas - size + int(form.last)).clamp(min=1)
@@ -102,7 +110,7 @@ class ResizePad(Transform):
 
     def forward(self, x: Tensor, draw: Placement) -> Tensor:
         """x float (B, C, H, W) in [0, 1], on its canvas, and with `back` of its own size again."""
-        y = self._canvas(x, draw)
+        y = self._padded(x, draw)
         if not self.back:
             return y
         rule = resampling.RULES[FORMS[self.form].back]
@@ -115,8 +123,7 @@ class ResizePad(Transform):
         """The same with `back`, else the canvas."""
         if self.back:
             return shape
-        canvas = FORMS[self.form].canvas
-        return shape[0], self._scaled(canvas, shape[1]), self._scaled(canvas, shape[2])
+        return shape[0], self._scaled(self._side, shape[1]), self._scaled(self._side, shape[2])
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
@@ -124,7 +131,12 @@ class ResizePad(Transform):
         exact = {"exact": self.forward}
         return {**exact, "identity": identity} if self.back else exact
 
-    def _canvas(self, x: Tensor, draw: Placement) -> Tensor:
+    @property
+    def _side(self) -> int:
+        """Of the canvas, in pixels of the form's own image."""
+        return FORMS[self.form].canvas if self.canvas is None else self.canvas
+
+    def _padded(self, x: Tensor, draw: Placement) -> Tensor:
         form = FORMS[self.form]
         fill = form.fill if self.fill is None else self.fill
         x = torch.where(rows(draw.flip, x), x.flip(-1), x)
@@ -136,7 +148,7 @@ class ResizePad(Transform):
     def _axis(self, x: Tensor, draw: Placement, axis: int) -> tuple[Tensor, Tensor]:
         """The source of each canvas row (axis 0) or column (1), and whether it has one, (B, n)."""
         form, size = FORMS[self.form], x.shape[2 + axis]
-        at = torch.arange(self._scaled(form.canvas, size), device=x.device)
+        at = torch.arange(self._scaled(self._side, size), device=x.device)
         at = at - draw.start[:, axis, None]
         count = draw.size[:, axis, None]
         inside = (at >= 0) & (at < count)
