@@ -110,7 +110,7 @@ BAD_CHANGES = [
     ("recipe[1].links=bets", 'Did you mean "best"?'),
     ("recipe[1].draws=0", "draws is at least 1, got 0"),
     ("recipe[1].view.fdd=identity", 'of the defense "guarded"): "fdd". Did you mean "fd"?'),
-    ("recipe[1].defenses=[]", 'view (of the defense "bare"): "fd".'),
+    ("recipe[1].defenses=[]", 'view (of the defense "bare"): "fd". Valid: classifier'),
 ]
 
 

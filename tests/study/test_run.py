@@ -12,6 +12,7 @@ import pytest
 from besiege.core.errors import BadRun
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
+from besiege.study.catalogs import Catalogs
 from besiege.study.engines.local import InProcess, Processes
 from besiege.study.experiment import experiment_from, load_experiment
 from besiege.study.run import run_experiment
@@ -220,3 +221,57 @@ def test_an_experiment_needs_no_file(tmp_path):
         tmp_path / "run",
     )
     assert len(list(RunFolder(out).rows())) == 2
+
+
+STAGED = """
+import torch
+from torch import nn
+
+from besiege.models.classifier import Classifier
+from besiege.models.stages import Noise
+
+
+def noisy():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), Noise(0.5), nn.Linear(1024, 10))
+    return Classifier(net, 10, channels=1, name="noisy").eval()
+"""
+
+
+def test_a_file_can_freeze_the_stages_of_a_classifier(tmp_path):
+    """What an attacker reads under one kept draw is deterministic, hence the two attacks differ."""
+    (tmp_path / "own.py").write_text(STAGED)
+    path = tmp_path / "staged.toml"
+    path.write_text(
+        """
+        name = "staged"
+        data = "digits"
+        model = "own.py:noisy"
+        [[defense]]
+        name = "bare"
+        [[threat]]
+        ball = "linf"
+        eps = 0.1
+        [[recipe]]
+        kind = "bpda"
+        name = "free"
+        steps = 2
+        [[recipe]]
+        kind = "bpda"
+        name = "frozen"
+        steps = 2
+        view = { classifier = "frozen" }
+        [judge]
+        draws = 2
+        """
+    )
+    experiment = load_experiment(path, ["data.n=4"])
+    assert [c.recipe.view for c in experiment.cells(Catalogs())] == [{}, {"classifier": "frozen"}]
+    run_experiment(experiment, tmp_path / "run")
+    lengths: dict[str, list[float]] = {}
+    for row in RunFolder(tmp_path / "run").rows():
+        lengths.setdefault(row["cell"], []).append(row["l2"])
+    free, kept = lengths.values()
+    assert len(free) == len(kept) == 4
+    assert free != kept

@@ -17,7 +17,7 @@ from besiege.core.errors import BadSetting, BesiegeError, unknown
 from besiege.core.files import existing
 from besiege.core.foreign import paths_in
 from besiege.defenses.catalog import parse_chain
-from besiege.defenses.defense import VOTES, Defense, Deployed
+from besiege.defenses.defense import STAGES, VOTES, Defense, Deployed
 from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
 from besiege.defenses.transform import Transform
 from besiege.models.classifier import Classifier
@@ -391,6 +391,6 @@ def _known(names: Sequence[str], links: Mapping[str, Any]) -> None:
 
 def _view(recipe: Recipe, defense: str, links: Sequence[str]) -> None:
     for link in recipe.view:
-        if link not in links:
-            error = unknown("link", link, links, where=f'view (of the defense "{defense}")')
+        if link not in (known := (*links, STAGES)):
+            error = unknown("link", link, known, where=f'view (of the defense "{defense}")')
             raise type(error)(f"{error} Name other defenses under `defenses` if this is not meant.")
