@@ -26,7 +26,6 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from besiege.core.batch import l2
-from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.defenses.catalog import parse_chain
@@ -42,7 +41,7 @@ FD, RDG = "fd:form=released", "rdg:limit=0.25,sampling=nearest,corner=upper-left
 
 
 class Row(NamedTuple):
-    """One defense. "" where there is no such form; published figures where they are known."""
+    """One defense; published figures where they are known."""
 
     name: str
     released: str
@@ -63,7 +62,6 @@ ROWS = (
     Row("FD + Rand", f"{FD} + pad:form=bpda", "fd + pad"),
     Row("JPEG", "jpeg:rounding=truncate", "jpeg"),
     Row("bit depth", "bits:bits=3,rounding=floor", "bits:bits=3", 0.0709),
-    # What is not in this catalog is left out, with the reason.
     Row("SHIELD", "shield:rounding=truncate", "shield"),
     Row("TVM", "tvm:form=obfuscated", "tvm"),
     Row("PD", f"deflection:{PD}", "deflection", None, 0.988),
@@ -108,37 +106,22 @@ def table(x: Tensor, y: Tensor, nets: Sequence[Classifier], rows: Sequence[Row] 
     for head in ("defense", "RMS", "SSIM", *heads):
         shown.add_column(head, justify="left" if head == "defense" else "right")
     for row in rows:
-        found = [_figures(row, spec, x, y, nets) for spec in (row.released, row.aligned)]
-        if any(found):
-            shown.add_row(row.name, *_cells(row, found, len(nets)))
+        found = [figures(parse_chain(spec), x, y, nets) for spec in (row.released, row.aligned)]
+        shown.add_row(row.name, *_cells(row, found, len(nets)))
     return shown
 
 
-def _figures(
-    row: Row, spec: str, x: Tensor, y: Tensor, nets: Sequence[Classifier]
-) -> Figures | None:
-    """Of one form; None, said on stderr, where it cannot be had."""
-    try:
-        return figures(parse_chain(spec), x, y, nets) if spec else None
-    except BesiegeError as error:
-        print(f"{row.name} left out ({spec}): {error}", file=sys.stderr)
-        return None
-
-
-def _cells(row: Row, found: Sequence[Figures | None], nets: int) -> list[str]:
+def _cells(row: Row, found: Sequence[Figures], nets: int) -> list[str]:
     """RMS, SSIM, and the accuracy under each network; "-" for what is not known."""
 
-    def three(published: float | None, values: Sequence[float | None], digits: int) -> str:
-        every = (published, *values)
-        return " | ".join("-" if v is None else f"{v:.{digits}f}" for v in every)
+    def three(published: float | None, values: Sequence[float], digits: int) -> str:
+        known = "-" if published is None else f"{published:.{digits}f}"
+        return " | ".join([known, *(f"{v:.{digits}f}" for v in values)])
 
-    accuracy = [
-        " | ".join("-" if f is None else f"{100 * f.accuracy[k]:.0f}" for f in found)
-        for k in range(nets)
-    ]
+    accuracy = [" | ".join(f"{100 * f.accuracy[k]:.0f}" for f in found) for k in range(nets)]
     return [
-        three(row.rms, [None if f is None else f.rms for f in found], 4),
-        three(row.ssim, [None if f is None else f.ssim for f in found], 3),
+        three(row.rms, [f.rms for f in found], 4),
+        three(row.ssim, [f.ssim for f in found], 3),
         *accuracy,
     ]
 
