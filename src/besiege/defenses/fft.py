@@ -11,7 +11,7 @@ from torch import Tensor
 
 from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
-from besiege.ops.fourier import MASKS, filtered
+from besiege.ops.fourier import MASKS, filtered, mask_of
 from besiege.ops.spaces import ORIGINS, origin
 
 
@@ -80,7 +80,7 @@ class FrequencyCompression(Transform):
         y = x - zero
         if self.pad:
             y = F.pad(y, (0, _power(width) - width, 0, _power(height) - height))
-        mask = MASKS[self.form](y.shape[-2], y.shape[-1], self.percent).to(x.device)
+        mask = mask_of(self.form, y.shape[-2], y.shape[-1], self.percent).to(x.device)
         y = filtered(y, ~mask if self.highpass else mask)
         return y[..., :height, :width] + zero
 
