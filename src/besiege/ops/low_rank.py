@@ -109,7 +109,7 @@ def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
 def _gram(y: Tensor) -> tuple[Tensor, Tensor]:
     """y y^T, and where it is not finite; there it is 0, as LAPACK refuses such a batch."""
     gram = y @ y.mT
-    bad = ~gram.isfinite().flatten(-2).all(-1)
+    bad = ~gram.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
     return gram.masked_fill_(bad[..., None, None], 0), bad
 
 
