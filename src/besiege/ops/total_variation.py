@@ -91,7 +91,7 @@ def minimise(
     images that are almost flat), or after `limit` iterations.
     Over-relaxed primal-dual iterations, after Chambolle and Pock 2011 and Condat 2013.
     """
-    kept = kept.expand(f.shape)
+    f, kept = f.contiguous(), kept.expand(f.shape).contiguous()
     piece = max(1, PIECE // f.shape[1:].numel())
     parts = [
         _minimise(a, k, weight, kind, tol, limit)
