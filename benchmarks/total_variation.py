@@ -62,6 +62,7 @@ def bench() -> bool:
     """Print the table; there is no target."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.zeros(7_000_000)  # as after the first pass of a network; see benchmarks.transforms
     x = photographs()
     drawn = Key.root(0, range(COUNT)).bernoulli(0.5, 3, SIZE, SIZE)
     whole = torch.ones_like(drawn)

@@ -158,19 +158,27 @@ def _minimise(
 
 def _start(f: Tensor, kept: Tensor, weight: float, kind: str) -> _State:
     """Dropped entries start at the mean of the kept ones."""
-    step = torch.where(rows(kept.flatten(1).all(1), f), WHOLE, PRIMAL).to(f.dtype) / weight / 8**0.5
-    step = step * max(f.shape[-2:]) ** 0.5 if kind == "rows" else step
+    short = torch.where(kept.flatten(1).all(1), WHOLE, PRIMAL).to(f.dtype) / weight / 8**0.5
+    step = rows(short * max(f.shape[-2:]) ** 0.5 if kind == "rows" else short, f)
     kept = kept.to(f.dtype)
-    pull = 1 / (1 + step * kept)
-    given = f * kept
+    missing, given = 1 - kept, f * kept
     mean = row_sum(given) / row_sum(kept).clamp_min(1)
     high = given.amax((2, 3), keepdim=True)
-    low = torch.minimum((given + (1 - kept)).amin((2, 3), keepdim=True), high)
-    u = given + (1 - kept) * rows(mean, f)
-    place = torch.arange(len(f), device=f.device)
-    zero = torch.zeros_like(f)
-    push, reach = given * step * pull, kept + (1 - kept) * FAR
-    return _State(place, f, kept, 8 * step * weight, pull, push, low, high, reach, u, zero, zero.clone())
+    pull, zero = 1 / (1 + step * kept), torch.zeros_like(f)
+    return _State(
+        place=torch.arange(len(f), device=f.device),
+        f=f,
+        kept=kept,
+        radius=8 * weight * step,
+        pull=pull,
+        push=given * step * pull,
+        low=torch.minimum((given + missing).amin((2, 3), keepdim=True), high),
+        high=high,
+        reach=kept.add(missing, alpha=FAR),
+        u=given + missing * rows(mean, f),
+        down=zero,
+        right=zero.clone(),
+    )
 
 
 def _iterate(s: _State, w: _Work, kind: str) -> None:
