@@ -196,13 +196,13 @@ def test_a_whole_image_takes_its_own_step(kind: str, monkeypatch: pytest.MonkeyP
     """Beside images with dropped entries or alone; with theirs it would iterate more."""
     x, kept = example(2, 3, 32, 32), mask(2, 3, 32, 32)
     kept[0] = True
-    found = minimise(x, kept, 0.03, kind)
-    alone = minimise(x[:1], kept[:1], 0.03, kind)
+    found = minimise(x, kept, 0.03, kind, 1e-5)
+    alone = minimise(x[:1], kept[:1], 0.03, kind, 1e-5)
     assert all(torch.equal(a, b[:1]) for a, b in zip(alone, found, strict=True))
-    turned = minimise(x.mT.contiguous().mT, kept, 0.03, kind)
+    turned = minimise(x.mT.contiguous().mT, kept, 0.03, kind, 1e-5)
     assert all(torch.equal(a, b) for a, b in zip(turned, found, strict=True))
     monkeypatch.setattr(total_variation, "WHOLE", total_variation.PRIMAL)
-    longer = minimise(x, kept, 0.03, kind).steps
+    longer = minimise(x, kept, 0.03, kind, 1e-5).steps
     assert longer[0] > found.steps[0]
     assert longer[1] == found.steps[1]
 

@@ -20,7 +20,7 @@ RELAXED = 1.8  # over-relaxation of primal and dual, below 2
 PIECE = 1 << 18  # entries worked on at once (measured): more would leave the caches
 FAR = 1e30  # times a slope, beyond the range of pixels unless the slope is nothing
 PRIMAL = 0.03  # primal step times weight over 1 / sqrt(8) (measured); "rows" times sqrt(length)
-WHOLE = 0.008  # the same where every entry is kept: a half to a third of the iterations
+WHOLE = 0.008  # the same where every entry is kept: on photographs a third of the iterations
 
 
 class Minimiser(NamedTuple):
