@@ -8,6 +8,13 @@ the codec is the same on both sides, hence no target. Pixel deflection makes mov
 measured without its denoiser too, for which scikit-image's stands. Quilting searches each patch and
 paints it by itself; its search is the same exact product, most of the work of both, and its seam
 that of the release, which overwrites.
+
+Why the lossy channels are not 20 times as fast as loops (measured here, 32 px). FFT: 65 to 70 % of
+our time are the two transforms themselves; alone they would be 9 times. At 299 px (13 * 23)
+they are 93 %, and we as fast as the loop, since MKL is slower there than NumPy's pocketfft. SVD and
+ME-Net: 50 to 65 % are one LAPACK call a matrix (syevd, 63 us), most of the rest matrix products;
+the loops are 84 to 97 % such calls (gesdd, 114 us and at 32 x 96 215 us). Soft-impute has 100
+decompositions on both sides, each of what the last gave.
 """
 
 import time

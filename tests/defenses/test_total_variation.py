@@ -15,7 +15,7 @@ from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.total_variation import TotalVariation
 from besiege.defenses.transform import surrogate_of
-from besiege.ops import bregman
+from besiege.ops import bregman, total_variation
 from besiege.ops.total_variation import KINDS, adjoint, differences, minimise, objective, variation
 from besiege.ops.variation_slope import attached
 
@@ -189,6 +189,22 @@ def test_a_row_ends_by_itself_and_at_the_limit() -> None:
     cut = minimise(x, kept, 0.03, "isotropic", tol=1e-6, limit=13)
     assert cut.steps.tolist() == [13, 10]
     assert float(cut.gap[0]) > 1e-6 * float(cut.value[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_image_takes_its_own_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside images with dropped entries or alone; with theirs it would iterate more."""
+    x, kept = example(2, 3, 32, 32), mask(2, 3, 32, 32)
+    kept[0] = True
+    found = minimise(x, kept, 0.03, kind, 1e-5)
+    alone = minimise(x[:1], kept[:1], 0.03, kind, 1e-5)
+    assert all(torch.equal(a, b[:1]) for a, b in zip(alone, found, strict=True))
+    turned = minimise(x.mT.contiguous().mT, kept, 0.03, kind, 1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(turned, found, strict=True))
+    monkeypatch.setattr(total_variation, "WHOLE", total_variation.PRIMAL)
+    longer = minimise(x, kept, 0.03, kind, 1e-5).steps
+    assert longer[0] > found.steps[0]
+    assert longer[1] == found.steps[1]
 
 
 def unrolled(x: Tensor, kept: Tensor, weight: float) -> Tensor:

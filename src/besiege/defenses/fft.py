@@ -11,7 +11,7 @@ from torch import Tensor
 
 from besiege.core.errors import BadSetting, one_of
 from besiege.defenses.transform import Surrogate, Transform, identity
-from besiege.ops.fourier import MASKS, filtered
+from besiege.ops.fourier import MASKS, filtered, mask_of
 from besiege.ops.spaces import ORIGINS, origin
 
 
@@ -38,6 +38,8 @@ class FrequencyCompression(Transform):
     even: so the gradient goes through the filter itself. Surrogates, best first, by the loss after
     one step of l2 length 0.1 for 50 images of CIFAR-10 on ResNet-20 at 50 %: "exact" 4.12 higher,
     "unclipped" 4.07, "identity" 2.34.
+    Cost: a transform and its inverse: 0.7 ms an image at 224 px, but 6 ms at 299 = 13 * 23, whose
+    factors suit no fast transform (one thread).
 
     Source: Dziedzic and Krishnan 2020 (arXiv:2002.03080), section 3, and the code released with it.
 
@@ -80,7 +82,7 @@ class FrequencyCompression(Transform):
         y = x - zero
         if self.pad:
             y = F.pad(y, (0, _power(width) - width, 0, _power(height) - height))
-        mask = MASKS[self.form](y.shape[-2], y.shape[-1], self.percent).to(x.device)
+        mask = mask_of(self.form, y.shape[-2], y.shape[-1], self.percent).to(x.device)
         y = filtered(y, ~mask if self.highpass else mask)
         return y[..., :height, :width] + zero
 

@@ -40,7 +40,7 @@ class MENet(Transform):
     as the released attack has it (0.43 higher, 0.85 with 8 masks); "kept", the entries of this mask
     alone (0.42, 0.83); and for usvt "exact" (0.36, 0.70), true for one mask but farther from the
     mean over masks.
-    Cost: one SVD; soft-impute up to 100 and nuclear some 100 eigendecompositions, of H x H.
+    Cost: one eigendecomposition of H x H; soft-impute up to 100, nuclear some 100 of them.
 
     Source: Yang et al. 2019 (arXiv:1905.11971), sections 3 and 4, and the code released with it.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,6 +61,13 @@ MASKS: Mapping[str, Callable[[int, int, float], Tensor]] = {
     "released": quarters,
     "squared": square,
 }
+
+
+@lru_cache(maxsize=32)
+def mask_of(form: str, height: int, width: int, percent: float) -> Tensor:
+    """MASKS[form], kept for the next batch; not to be written to."""
+    with torch.inference_mode(False):
+        return MASKS[form](height, width, percent)
 
 
 def filtered(x: Tensor, mask: Tensor) -> Tensor:

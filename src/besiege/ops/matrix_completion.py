@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from besiege.core.batch import row_sum
+from besiege.core.batch import row_sum, take
 from besiege.ops.low_rank import largest, shrunk, truncated
 
-# One matrix a row: (x, rows) -> the next x of these rows, and whether each of them is done.
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Parts = tuple[Tensor, ...]  # first axis R, a matrix a row
+Step = Callable[[Parts], tuple[Parts, Tensor]]  # the next parts, and which rows are done (R,)
 
 
 def usvt(a: Tensor, kept: Tensor, share: Tensor, values: int) -> Tensor:
@@ -35,17 +35,16 @@ def soft_impute(a: Tensor, kept: Tensor, steps: int = 100, within: float = 1e-3)
     "Spectral regularization", as the package fancyimpute has it.
     Cost: up to `steps` eigendecompositions, m x m.
     """
-    known = kept.flatten(0, -3)
-    start = torch.where(kept, a, 0.0).double().flatten(0, -3)
-    amount = largest(start) / 50
+    data, missing = _split(a, kept)
 
-    def step(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        y = torch.where(known[rows], x, shrunk(x, amount[rows]))
-        before = row_sum(torch.where(known[rows], 0.0, x) ** 2).sqrt()
-        moved = row_sum((y - x) ** 2).sqrt()
-        return y, (moved < within * before) | known[rows].flatten(1).all(1)
+    def step(parts: Parts) -> tuple[Parts, Tensor]:
+        guess, data, missing, amount = parts
+        new = shrunk(data + guess, amount).mul_(missing)
+        moved, before = row_sum((new - guess) ** 2).sqrt(), row_sum(guess**2).sqrt()
+        return (new, data, missing, amount), moved <= within * before
 
-    return _until_done(start, step, steps).reshape(a.shape).to(a.dtype)
+    start = torch.zeros_like(data), data, missing, largest(data) / 50
+    return (data + _until_done(start, step, steps)).reshape(a.shape).to(a.dtype)
 
 
 def nuclear(
@@ -58,33 +57,38 @@ def nuclear(
     arXiv:1204.3982), until x moves by less than `within` of its norm.
     Cost: some 100 eigendecompositions, m x m.
     """
-    known = kept.flatten(0, -3)
-    data = torch.where(kept, a, 0.0).double().flatten(0, -3)
-    ahead = data.clone()
-    time = data.new_ones(len(data))
-    amount = data.new_full((len(data),), weight / 2)
+    data, missing = _split(a, kept)
 
-    def step(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        seen, t = ahead[rows], time[rows]
-        y = shrunk(torch.where(known[rows], data[rows], seen), amount[rows])
+    def step(parts: Parts) -> tuple[Parts, Tensor]:
+        x, seen, t, data, missing = parts
+        y = shrunk(torch.addcmul(data, missing, seen), t.new_full(t.shape, weight / 2))
         back = row_sum((seen - y) * (y - x)) > 0
         later = torch.where(back, 1.0, (1 + (1 + 4 * t**2).sqrt()) / 2)
         speed = torch.where(back, 0.0, (t - 1) / later)
-        ahead[rows] = y + speed[:, None, None] * (y - x)
-        time[rows] = later
+        seen = y + speed[:, None, None] * (y - x)
         moved = row_sum((y - x) ** 2).sqrt()
-        return y, moved <= within * row_sum(y**2).sqrt()
+        return (y, seen, later, data, missing), moved <= within * row_sum(y**2).sqrt()
 
-    return _until_done(data, step, steps).reshape(a.shape).to(a.dtype)
+    start = data, data, data.new_ones(len(data)), data, missing
+    return _until_done(start, step, steps).reshape(a.shape).to(a.dtype)
 
 
-def _until_done(x: Tensor, step: Step, steps: int) -> Tensor:
-    """x (R, m, n) after at most `steps` steps, of the rows alone that are not done."""
+def _split(a: Tensor, kept: Tensor) -> Parts:
+    """The known entries, 0 for others, and 1 for what is missing, each (R, m, n) float64."""
+    known, entries = kept.flatten(0, -3), a.detach().flatten(0, -3)
+    return torch.where(known, entries, 0.0).double(), (~known).double()
+
+
+def _until_done(parts: Parts, step: Step, steps: int) -> Tensor:
+    """The first part after at most `steps` steps, of the rows alone that are not done."""
     with torch.no_grad():
-        x, rows = x.clone(), torch.arange(len(x), device=x.device)
+        out, rows = parts[0].clone(), torch.arange(len(parts[0]), device=parts[0].device)
         for _ in range(steps):
             if len(rows) == 0:
                 break
-            x[rows], done = step(x[rows], rows)
-            rows = rows[~done]
-        return x
+            parts, done = step(parts)
+            if bool(done.any()):
+                out[rows[done]] = parts[0][done]
+                parts, rows = take((parts, rows), ~done)
+        out[rows] = parts[0]
+        return out
