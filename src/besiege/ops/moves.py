@@ -27,8 +27,8 @@ def _resolved(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     """For each move: the first place of what its target holds in the end; if it is the last there.
 
     A move whose source was written before copies what the last such move copied. That move is found
-    for all by one sort, and chains of copies are followed in log2(n) doublings, where a loop takes
-    n steps.
+    for all by one sort, and chains of n copies are followed in log2(n) doublings; a loop takes
+    as many steps as there are moves.
     """
     count = target.shape[1]
     order = torch.arange(count, device=target.device)
@@ -42,7 +42,7 @@ def _resolved(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
 
     parent = last(source, order.expand_as(source))
     parent = torch.where(parent < 0, order, parent)
-    for _ in range(count.bit_length()):
-        parent = parent.gather(1, parent)
+    while not torch.equal(above := parent.gather(1, parent), parent):
+        parent = above
     winner = last(target, torch.full_like(target, count))
     return source.gather(1, parent).gather(1, winner), winner == order
