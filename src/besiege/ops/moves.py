@@ -34,15 +34,12 @@ def _resolved(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.arange(count, device=target.device)
     written = (target * count + order).sort(1).values  # by place, then by time
 
-    def last(place: Tensor, before: Tensor) -> Tensor:
-        """The last move before time `before` that writes `place`; -1 where there is none."""
-        at = torch.searchsorted(written, place * count + before) - 1
-        found = written.gather(1, at.clamp(min=0))
-        return torch.where((at >= 0) & (found // count == place), found % count, -1)
-
-    parent = last(source, order.expand_as(source))
-    parent = torch.where(parent < 0, order, parent)
+    at = torch.searchsorted(written, source * count + order) - 1
+    before = written.gather(1, at.clamp(min=0))
+    parent = torch.where((at >= 0) & (before // count == source), before % count, order)
     while not torch.equal(above := parent.gather(1, parent), parent):
         parent = above
-    winner = last(target, torch.full_like(target, count))
+    # Sought in order of places, which is faster.
+    end = torch.searchsorted(written, (written // count + 1) * count) - 1
+    winner = torch.empty_like(target).scatter_(1, written % count, written.gather(1, end) % count)
     return source.gather(1, parent).gather(1, winner), winner == order
