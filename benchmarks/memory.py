@@ -3,9 +3,11 @@
 Resident memory above what is held with the input alone, in multiples of the input (68.6 MB in
 float32), output and draw included; each figure from a process of its own, on one thread, after a
 small image has loaded what is loaded on demand. "forward": draw and forward; "and back": draw,
-forward grafted with the best surrogate, and its backward pass. Seconds are of one call, unwarmed.
-Fewer images where 64 take minutes; their pieces are then larger beside the input than they would
-be. Networks inside links are toys, so that their rows say what the link itself holds. Linux only.
+forward grafted with the best surrogate, and its backward pass, which keeps what autograd saves.
+Seconds are of one call, unwarmed. Linux only.
+
+Fewer images where 64 take minutes; what does not grow with the batch then counts for more.
+Networks inside links are toys, so that those rows say what the link itself holds.
 """
 
 import resource
