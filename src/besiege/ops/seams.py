@@ -148,11 +148,12 @@ def _costs(above: Weights, before: Weights, fixed: Tensor) -> _Costs:
     side = fixed.shape[-1]
     is_free = (fixed < 0).any(0)
     label = (fixed == 1).to(above.leave)
-    own, rest = torch.where(torch.stack([fixed == 1, fixed == 0]) & is_free, torch.inf, 0.0), 0.0
+    own = torch.where(torch.stack([fixed == 1, fixed == 0]) & is_free, torch.inf, 0.0)
+    rest = torch.zeros_like(label)
     for axis, w in ((-2, above), (-1, before)):
         # What wraps around has weight 0.
-        last, known = label.roll(1, axis), ~is_free.roll(1, axis)
-        entered = torch.stack([w.enter * last, w.leave * (1 - last)]) * known
+        last, settled = label.roll(1, axis), ~is_free.roll(1, axis)
+        entered = torch.stack([w.enter * last, w.leave * (1 - last)]) * settled
         rest = rest + torch.where(label > 0, entered[1], entered[0]) * ~is_free
         after, leave, enter = (t.roll(-1, axis) for t in (label, w.leave, w.enter))
         left = torch.stack([leave * after, enter * (1 - after)]) * ~is_free.roll(-1, axis)

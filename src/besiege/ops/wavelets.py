@@ -174,14 +174,13 @@ def _sums(parts: Sequence[Tensor], rows: Sequence[Sequence[tuple[int, float]]]) 
     made: dict[tuple[int, float], Tensor] = {}
     out = []
     for row in rows:
-        total, negative = None, False  # what is summed up to now, and whether with the other sign
         for i, weight in row:
             if (i, abs(weight)) not in made:
                 made[i, abs(weight)] = abs(weight) * parts[i]
-            part, minus = made[i, abs(weight)], weight < 0
-            if total is None:
-                total, negative = part, minus
-            elif minus == negative:
+        terms = [(made[i, abs(weight)], weight < 0) for i, weight in row]
+        total, negative = terms[0]  # what is summed up to now, and whether with the other sign
+        for part, minus in terms[1:]:
+            if minus == negative:
                 total = total + part
             elif negative:
                 total, negative = part - total, False
