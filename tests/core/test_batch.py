@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from besiege.core import batch
 from besiege.core.batch import by_example, chunks, fold_sum, l2, linf, row_sum, rows, take
 from besiege.core.key import Key
 
@@ -67,3 +68,20 @@ def test_chunks_cover_every_row_once_in_windows_of_one_size(total, size):
         assert len(index) == size
         seen += index[: window.stop - window.start].tolist()
     assert seen == list(range(total))
+
+
+def test_pieces_are_the_whole_in_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "PIECE_CPU", 20)
+    x = Key.root(0, range(7)).normal(2, 4).requires_grad_()
+    w, sizes = Key.root(1, range(7)).normal(2, 4), []
+
+    def f(x: torch.Tensor, nothing: None, w: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x * x * w
+
+    out = batch.in_pieces(f, x, None, w)
+    (slope,) = torch.autograd.grad(out.sum(), x)
+    assert sizes == [2, 2, 2, 1]
+    assert torch.equal(out, x * x * w)
+    assert torch.equal(slope, x * w + x * w)
+    assert batch.in_pieces(f, x[:0], None, w[:0]).shape == (0, 2, 4)

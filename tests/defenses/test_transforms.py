@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from besiege.core import batch
 from besiege.core.batch import take
 from besiege.core.errors import BadImages, BadSetting, UnknownName
 from besiege.core.key import Key
@@ -127,3 +128,15 @@ def test_bad_chains_say_what_is_wrong(text: str, error: type[Exception], says: s
     with pytest.raises(error) as caught:
         parse_chain(text)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["median", "deflection", "quilt"])
+def test_what_works_in_pieces_has_the_bits_of_the_whole(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, shape = Key.root(0, range(5)), (3, 9, 13)
+    x, link = key.fold("x").uniform(*shape), TRANSFORMS[name].factory()
+    draw = link.draw(key, shape)
+    whole = link.forward(x, draw)
+    monkeypatch.setattr(batch, "PIECE_CPU", 2 * 3 * 9 * 13)
+    assert torch.equal(link.forward(x, draw), whole)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 # What a transform drew: tensors with first axis B, nested in tuples; None if deterministic.
 Draw: TypeAlias = "Tensor | tuple[Draw, ...] | None"
+
+# Entries that `in_pieces` works on at once: more would leave a core's caches; fewer idle a GPU.
+PIECE_CPU = 1 << 20
+PIECE_GPU = 1 << 25
 
 
 def rows(v: Tensor, like: Tensor) -> Tensor:
@@ -66,6 +71,24 @@ def l2(x: Tensor) -> Tensor:
 def linf(x: Tensor) -> Tensor:
     """Largest absolute entry of each row, (B, ...) -> (B,)."""
     return x.flatten(1).abs().amax(1)
+
+
+def in_pieces(f: Callable[..., Tensor], *values: Tensor | None) -> Tensor:
+    """f of tensors with first axis B (or None), some rows at a time, so that its memory is small.
+
+    For an f that works on each row by itself; it is the same as f of the whole. Differentiable.
+
+    >>> in_pieces(lambda x, y: x * 2, torch.arange(3.0), None)
+    tensor([0., 2., 4.])
+    """
+    first = next(v for v in values if v is not None)
+    room = PIECE_CPU if first.device.type == "cpu" else PIECE_GPU
+    size = max(1, room // max(1, first[:1].numel()))
+    if len(first) <= size:
+        return f(*values)
+    # One node a tensor in the backward pass, where slices would have one a piece, of full size.
+    parts = (repeat(None) if v is None else torch.split(v, size) for v in values)
+    return torch.cat([f(*part) for part in zip(*parts, strict=False)])
 
 
 def chunks(

@@ -131,10 +131,11 @@ class AdversarialTransformation(Transform):
         networks = self._networks(str(x.device))
 
         def some(x: Tensor, draw: Tensor | None) -> Tensor:
-            return self._offset(x.to(dtype_of(networks[0], x)), draw, networks, squash)
+            offset = self._offset(x.to(dtype_of(networks[0], x)), draw, networks, squash)
+            y = x + offset.to(x.dtype)
+            return y.clamp(0, 1) if self.clip else y
 
-        y = x + in_micro_batches(some, x, draw).to(x.dtype)
-        return y.clamp(0, 1) if self.clip else y
+        return in_micro_batches(some, x, draw)
 
     def _offset(
         self, x: Tensor, draw: Tensor | None, networks: tuple[Network, ...], squash: _Squash | None

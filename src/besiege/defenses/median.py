@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from besiege.core.batch import in_pieces
 from besiege.core.errors import BadSetting
 from besiege.defenses.transform import Surrogate, Transform, identity
 from besiege.ops.border import mirror
@@ -23,7 +24,7 @@ class Median(Transform):
     even size reaches one pixel further up and left, and the larger of its two middle values counts.
 
     "exact" gives each output's gradient to the pixel selected; where values tie, to one of them.
-    Memory: size^2 copies of the batch. Source: Xu et al. 2018 (arXiv:1704.01155), section 3.2.
+    Source: Xu et al. 2018 (arXiv:1704.01155), section 3.2.
 
     >>> import torch
     >>> Median(size=3).forward(torch.eye(3).reshape(1, 1, 3, 3), None)[0, 0]
@@ -41,6 +42,9 @@ class Median(Transform):
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """x float (B, C, H, W) in [0, 1], smoothed."""
+        return in_pieces(self._smoothed, x)
+
+    def _smoothed(self, x: Tensor) -> Tensor:
         n = self.size
         before, after = n // 2, n - 1 - n // 2
         grown = mirror(x, (before, before), (after, after))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from besiege.core.batch import in_pieces
 from besiege.core.errors import BadImages, BadSetting, one_of
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
@@ -101,15 +102,18 @@ class Quilting(Transform):
     def forward(self, x: Tensor, draw: Tensor | None) -> Tensor:
         """x float (B, C, H, W) in [0, 1], quilted. Raises BadImages if smaller than a patch."""
         with torch.no_grad():
-            grid, base = self._under(x)
-            chosen = _chosen(self._near(x, grid, base, self.k), draw)
-            laid = _shaped(base[chosen], x, grid)
-            return quilting.shown(laid, self._owner(laid, grid), grid).to(x.dtype) / 255
+            return in_pieces(self._quilted, x, draw)
+
+    def _quilted(self, x: Tensor, draw: Tensor | None) -> Tensor:
+        grid, base = self._under(x)
+        chosen = _chosen(self._near(x, grid, base, self.k), draw)
+        laid = _shaped(base[chosen], x, grid)
+        return quilting.shown(laid, self._owner(laid, grid), grid).to(x.dtype) / 255
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
         """Neighbours averaged, or the whole link ignored."""
-        return {"soft": self._soft, "identity": identity}
+        return {"soft": lambda x, draw: in_pieces(self._soft, x, draw), "identity": identity}
 
     def _soft(self, x: Tensor, draw: Any) -> Tensor:
         grid, base = self._under(x)

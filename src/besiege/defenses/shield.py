@@ -80,7 +80,7 @@ class Shield(Transform):
         blocks = self._chosen(
             lambda q: through_jpeg(pixels, [q] * count, self.subsampling).to(device), x, draw
         )
-        return blocks.to(x.dtype) / 255
+        return blocks.to(x.dtype).div_(255)
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
@@ -100,6 +100,8 @@ class Shield(Transform):
         pixels = draw.to(torch.uint8).repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)
         pixels = pixels[:, None, : like.shape[2], : like.shape[3]]
         out = coded(self.qualities[0])
+        # In the memory layout of what is chosen from, channels last from the codec.
+        choice = torch.empty_like(out, dtype=torch.uint8).copy_(pixels)
         for i, quality in enumerate(self.qualities[1:], 1):
-            out = torch.where(pixels == i, coded(quality), out)
+            out = torch.where(choice == i, coded(quality), out)
         return out

@@ -33,8 +33,14 @@ def mirror(x: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor
     >>> mirror(torch.tensor([[[[1.0, 2.0]]]]), (0, 1), (0, 3))
     tensor([[[[1., 1., 2., 2., 1., 1.]]]])
     """
-    rows, columns = (_folded(n, b, a) for n, b, a in zip(x.shape[-2:], before, after, strict=True))
-    return _sampled(x, rows, columns)
+    for axis, b, a in zip((-2, -1), before, after, strict=True):
+        n = x.shape[axis]
+        if max(a, b) > n:
+            x = x.index_select(axis, _folded(n, b, a).to(x.device))
+        elif a or b:
+            ends = x.narrow(axis, 0, b).flip(axis), x.narrow(axis, n - a, a).flip(axis)
+            x = torch.cat([ends[0], x, ends[1]], axis)
+    return x
 
 
 def repeat_edge(x: Tensor, after: tuple[int, int]) -> Tensor:

@@ -27,22 +27,19 @@ def _resolved(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     """For each move: the first place of what its target holds in the end; if it is the last there.
 
     A move whose source was written before copies what the last such move copied. That move is found
-    for all by one sort, and chains of copies are followed in log2(n) doublings, where a loop takes
-    n steps.
+    for all by one sort, and chains of n copies are followed in log2(n) doublings; a loop takes
+    as many steps as there are moves.
     """
     count = target.shape[1]
     order = torch.arange(count, device=target.device)
     written = (target * count + order).sort(1).values  # by place, then by time
 
-    def last(place: Tensor, before: Tensor) -> Tensor:
-        """The last move before time `before` that writes `place`; -1 where there is none."""
-        at = torch.searchsorted(written, place * count + before) - 1
-        found = written.gather(1, at.clamp(min=0))
-        return torch.where((at >= 0) & (found // count == place), found % count, -1)
-
-    parent = last(source, order.expand_as(source))
-    parent = torch.where(parent < 0, order, parent)
-    for _ in range(count.bit_length()):
-        parent = parent.gather(1, parent)
-    winner = last(target, torch.full_like(target, count))
+    at = torch.searchsorted(written, source * count + order) - 1
+    before = written.gather(1, at.clamp(min=0))
+    parent = torch.where((at >= 0) & (before // count == source), before % count, order)
+    while not torch.equal(above := parent.gather(1, parent), parent):
+        parent = above
+    # Sought in order of places, which is faster.
+    end = torch.searchsorted(written, (written // count + 1) * count) - 1
+    winner = torch.empty_like(target).scatter_(1, written % count, written.gather(1, end) % count)
     return source.gather(1, parent).gather(1, winner), winner == order

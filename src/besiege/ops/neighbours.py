@@ -66,17 +66,27 @@ def nearest(patches: Tensor, queries: Tensor, k: int) -> Tensor:
 
 def _nearest(patches: Tensor, q: Tensor, k: int, steps: int) -> Tensor:
     """The groups that can hold the k best, by the best of each; then the best of those."""
-    group = 1 << max(3, (len(patches).bit_length() - 7) // 2)  # 64 for a million (measured)
-    lows = []
-    for piece in torch.split(patches, PIECE):
-        d = piece.to(q.device).float() - MIDDLE
-        scores = torch.addmm(_half(d, steps), q, d.T, alpha=-1)
-        scores = F.pad(scores, (0, -len(d) % group), value=WORST)
-        lows.append(scores.reshape(len(q), -1, group).amin(2))
-    low = torch.cat(lows, 1)
+    count = len(patches)
+    group = 1 << max(3, (count.bit_length() - 7) // 2)  # 64 for a million (measured)
+    # Made at once: small results kept between large buffers would scatter the heap.
+    low = q.new_empty(len(q), -(-count // group))
+    weights = F.pad(-q, (0, 1), value=1)
+    for start in range(0, count, PIECE):
+        piece = patches[start : start + PIECE].to(q.device)
+        d = q.new_empty(len(piece), q.shape[1] + 1)
+        d[:, :-1] = piece
+        d[:, :-1] -= MIDDLE
+        d[:, -1] = _half(d[:, :-1], steps)
+        scores = weights @ d.T  # |d|^2 / 2 - q d
+        if missing := -len(piece) % group:
+            scores = F.pad(scores, (0, missing), value=WORST)
+        at, best = start // group, scores.reshape(len(q), -1, group).amin(2)
+        low[:, at : at + best.shape[1]] = best
     number = torch.arange(low.shape[1], device=q.device)
     groups = _smallest(low, number, min(k, low.shape[1]))
     members = (groups[..., None] * group + torch.arange(group, device=q.device)).flatten(1)
+    if count <= PIECE:
+        return _smallest(scores.gather(1, members), members, k)
     out = [
         ranked(patches, m, p, k, steps)
         for m, p in zip(torch.split(members, 32), torch.split(q, 32), strict=True)

@@ -97,39 +97,84 @@ def smallest_cut(
 
     old, new float (M, C, s, s), whole grey levels; fixed (M, s, s) or (s, s): 0 where the old one
     must show, 1 the new one, -1 free; weigh: `symmetric` or `directed`.
-    Exact: pixels are labelled in reading order, and the best cost is kept for each of the 2^s
-    labellings of the last s of them (the frontier between done and to do). Of equal ones, old
-    before new at the end of the frontier. Cost: s^2 steps on (M, 2^(s + 1)).
+    Exact: the free pixels are labelled in reading order, and the best cost is kept for each
+    labelling of the free ones among the last s (the frontier between done and to do). Of equal
+    ones, old before new at the end of the frontier. Cost: a step on (M, 2^(s + 1)) at most for each
+    pixel that is free in any patch.
     """
     side, count = old.shape[-1], len(old)
-    costs = _costs(weigh(old, new, -2), weigh(old, new, -1), fixed.expand(count, side, side))
-    best = old.new_full((1 << side, count), torch.inf)
-    best[0] = 0
-    shed = []
-    for cost in costs.flatten(0, 1):
-        known = best.reshape(2, -1, 2, 1, count) + cost[:, None]
-        kept, other = known[0], known[1]
-        best = torch.minimum(kept, other)
-        shed.append((other < kept).reshape(-1, count))
-    total, state = best.reshape(-1, count).min(0)
-    labels = []
-    for lower in reversed(shed):
-        labels.append(state & 1)
-        up = lower.gather(0, state[None])[0].long()
-        state = (state >> 1) | (up << (side - 1))
-    return total, torch.stack(labels[::-1], 1).bool().reshape(-1, side, side)
+    fixed = fixed.expand(count, side, side)
+    costs = _costs(weigh(old, new, -2), weigh(old, new, -1), fixed)
+    best, front = costs.rest[None], list[int]()
+    steps: list[tuple[int, Tensor | None, int]] = []  # pixel; when shed: whether new, those left
+
+    def shed(best: Tensor) -> Tensor:
+        kept, other = best.reshape(2, -1, count).unbind()
+        steps.append((front.pop(0), other < kept, len(front)))
+        return torch.minimum(kept, other)
+
+    for at, cost in costs.own.items():
+        while front and front[0] < at - side:
+            best = shed(best)
+        best = best.reshape(cost.shape[0], -1, cost.shape[1], 1, count) + cost[:, None]
+        best = best.reshape(-1, count)
+        front.append(at)
+        steps.append((at, None, 0))
+        if front[0] == at - side:
+            best = shed(best)
+    while front and front[0] < side * (side - 1):
+        best = shed(best)
+    total, state = best.min(0)
+    shown = fixed == 1
+    for at, lower, left in reversed(steps):
+        if lower is None:
+            shown[:, at // side, at % side] = (state & 1).bool()
+            state = state >> 1
+        else:
+            state = state | (lower.gather(0, state[None])[0].long() << left)
+    return total, shown
 
 
-def _costs(above: Weights, before: Weights, fixed: Tensor) -> Tensor:
-    """What each pixel adds: (s, s, label above, label before, own label, M)."""
+class _Costs(NamedTuple):
+    """What labels cost."""
 
-    def pair(w: Weights) -> Tensor:
-        zero = torch.zeros_like(w.leave)
-        return torch.stack([zero, w.leave, w.enter, zero]).reshape(2, 2, *zero.shape)
+    rest: Tensor  # (M,) all that no choice changes
+    # Of each pixel that is free in any patch: (label above, label before, own label, M); a label
+    # of a pixel that is not free, which is known, has length 1.
+    own: dict[int, Tensor]
 
-    own = torch.where(torch.stack([fixed == 1, fixed == 0]), torch.inf, 0.0)
-    whole = pair(above)[:, None] + pair(before)[None] + own
-    return whole.permute(4, 5, 0, 1, 2, 3).contiguous()
+
+def _costs(above: Weights, before: Weights, fixed: Tensor) -> _Costs:
+    side = fixed.shape[-1]
+    is_free = (fixed < 0).any(0)
+    label = (fixed == 1).to(above.leave)
+    own = torch.where(torch.stack([fixed == 1, fixed == 0]) & is_free, torch.inf, 0.0)
+    rest = torch.zeros_like(label)
+    for axis, w in ((-2, above), (-1, before)):
+        # What wraps around has weight 0.
+        last, settled = label.roll(1, axis), ~is_free.roll(1, axis)
+        entered = torch.stack([w.enter * last, w.leave * (1 - last)]) * settled
+        rest = rest + torch.where(label > 0, entered[1], entered[0]) * ~is_free
+        after, leave, enter = (t.roll(-1, axis) for t in (label, w.leave, w.enter))
+        left = torch.stack([leave * after, enter * (1 - after)]) * ~is_free.roll(-1, axis)
+        own = own + entered + left
+    free = is_free.flatten().nonzero()[:, 0]
+    pairs = []
+    for w in (above, before):
+        leave, enter = (t.flatten(1).T[free] for t in w)
+        zero = torch.zeros_like(leave)
+        pairs.append(torch.stack([zero, leave, enter, zero], 1).reshape(-1, 2, 2, len(fixed)))
+    unary = own.flatten(2).permute(2, 0, 1)[free]
+    places = free.tolist()
+    found, known = {}, set(places)
+    for at, cost, up, left in zip(places, unary, *pairs, strict=True):
+        cost = cost[None, None]
+        if at - side in known:
+            cost = cost + up[:, None]
+        if at % side and at - 1 in known:
+            cost = cost + left
+        found[at] = cost
+    return _Costs(rest.sum((-2, -1)), found)
 
 
 def pinned(size: int, down: Tensor, right: Tensor) -> Tensor:

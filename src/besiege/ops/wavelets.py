@@ -7,14 +7,13 @@ row's bits do not depend on its batch: no convolution kernel chooses an order of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import pywt
 import torch
 from torch import Tensor
 
-from besiege.core.batch import row_sum
+from besiege.core.batch import in_pieces, row_sum
 from besiege.core.errors import BadSetting, unknown
 from besiege.ops.border import mirror
 
@@ -107,6 +106,10 @@ def denoised(x: Tensor, sigma: float, convention: str = "2018", name: str = "db1
         stretched to [0, 1] by its own extremes; results are cut to [0, 1]. "rescaled" (since 0.16):
         of R, G and B, converted to YCbCr; nothing is cut.
     """
+    return in_pieces(lambda part: _denoised(part, sigma, convention, name), x)
+
+
+def _denoised(x: Tensor, sigma: float, convention: str, name: str) -> Tensor:
     if x.shape[1] != 3:
         y = bayes_shrunk(x, sigma, name)
         return y.clamp(0, 1) if convention == "2018" else y
@@ -146,24 +149,42 @@ def _analyse(x: Tensor, filters: pywt.Wavelet, axis: int) -> tuple[Tensor, Tenso
     before, after = taps - 2, 2 * count - size
     if before or after:
         x = mirror(x, *((0, n) if axis == -1 else (n, 0) for n in (before, after)))
-    even, odd = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
-    halves = []
-    for f in (filters.dec_lo, filters.dec_hi):
-        parts = [
-            weight * (even if j % 2 else odd).narrow(axis, (taps - 1 - j) // 2, count)
-            for j, weight in enumerate(f)
-        ]
-        halves.append(reduce(torch.add, parts))
-    return halves[0], halves[1]
+    parity = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
+    parts = [parity[1 - j % 2].narrow(axis, (taps - 1 - j) // 2, count) for j in range(taps)]
+    low, high = _sums(parts, [list(enumerate(f)) for f in (filters.dec_lo, filters.dec_hi)])
+    return low, high
 
 
 def _synthesise(low: Tensor, high: Tensor, filters: pywt.Wavelet, axis: int) -> Tensor:
     """The axis again, of even length: sum over k of f[m + L - 2 - 2 k] c[k], L the taps."""
     half = filters.rec_len // 2
     count = low.shape[axis] - half + 1
-    phases: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for c, f in ((low, filters.rec_lo), (high, filters.rec_hi)):
-        for j, weight in enumerate(f):
-            phases[j % 2].append(weight * c.narrow(axis, half - 1 - j // 2, count))
+    parts = [c.narrow(axis, half - 1 - k, count) for c in (low, high) for k in range(half)]
+    weights = [*enumerate(filters.rec_lo), *enumerate(filters.rec_hi, 2 * half)]
+    phases = [[(j // 2, w) for j, w in weights if j % 2 == phase] for phase in range(2)]
     at = axis + low.ndim
-    return torch.stack([reduce(torch.add, p) for p in phases], at + 1).flatten(at, at + 1)
+    return torch.stack(_sums(parts, phases), at + 1).flatten(at, at + 1)
+
+
+def _sums(parts: Sequence[Tensor], rows: Sequence[Sequence[tuple[int, float]]]) -> list[Tensor]:
+    """For each row, weight * parts[i] over its (i, weight), one addition after another.
+
+    A product and its negative are made once: Haar has half as many as weights.
+    """
+    made: dict[tuple[int, float], Tensor] = {}
+    out = []
+    for row in rows:
+        for i, weight in row:
+            if (i, abs(weight)) not in made:
+                made[i, abs(weight)] = abs(weight) * parts[i]
+        terms = [(made[i, abs(weight)], weight < 0) for i, weight in row]
+        total, negative = terms[0]  # what is summed up to now, and whether with the other sign
+        for part, minus in terms[1:]:
+            if minus == negative:
+                total = total + part
+            elif negative:
+                total, negative = part - total, False
+            else:
+                total = total - part
+        out.append(-total if negative else total)
+    return out
