@@ -15,8 +15,8 @@ sort and one search of the moves in their order.
 Deflection, denoised: the loop calls scikit-image, which is vectorised; both are the same passes
 over memory, most of them at the finest of five scales.
 Quilting: both search by the same exact product, which alone is a third of our time.
-FFT (32 px): 65 to 70 % of
-our time are the two transforms themselves; alone they would be 9 times. At 299 px (13 * 23)
+FFT (32 px): 65 to 70 % of our time are the two transforms themselves; alone they would be 9 times.
+At 299 px (13 * 23)
 they are 93 %, and we as fast as the loop, since MKL is slower there than NumPy's pocketfft. SVD and
 ME-Net: 50 to 65 % are one LAPACK call a matrix (syevd, 63 us), most of the rest matrix products;
 the loops are 84 to 97 % such calls (gesdd, 114 us and at 32 x 96 215 us). Soft-impute has 100

@@ -4,9 +4,11 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import duckdb
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from besiege.core.errors import BadRun
-from besiege.core.store import RunFolder
+from besiege.core.store import RunFolder, _database, _stoppable
 
 
 def shard(cell="a" * 16, ids=(2, 1)):
@@ -180,7 +182,7 @@ def test_parts_keep_out_their_like_and_the_whole_alone(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from besiege.core.store import RunFolder
+from besiege.core.store import RunFolder, _database, _stoppable
 with RunFolder.open(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -264,3 +266,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "open", refuse)
     with pytest.raises(BadRun, match=r"cannot be written \(Permission denied\): name another"):
         RunFolder.open(tmp_path / "run")
+
+
+def test_ctrl_c_in_the_database_is_ctrl_c():
+    """DuckDB raises another error then, which a damaged shard or a crash could be taken for."""
+    stop = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
+    endless = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range < b.range"
+    with _database() as db, pytest.raises(KeyboardInterrupt), _stoppable():
+        stop.start()
+        db.execute(endless).fetchall()

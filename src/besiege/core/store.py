@@ -156,10 +156,11 @@ class RunFolder:
         select = ", ".join(f"CAST({c} AS {t}) AS {c}" for c, t in types.items())
         with self._whole_file(name) as beside, _writer().cursor() as db:
             db.register("given", {c: _column(columns[c]) for c in types})
-            db.execute(
-                f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
-                "(FORMAT parquet, COMPRESSION zstd)"
-            )
+            with _stoppable():
+                db.execute(
+                    f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
+                    "(FORMAT parquet, COMPRESSION zstd)"
+                )
         return self.path / name
 
     @contextmanager
@@ -281,6 +282,17 @@ def _database() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C as everywhere else, where DuckDB meets it and says it in words of its own."""
+    try:
+        yield
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupt" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise
+
+
 def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> list[Any]:
     """The rows of `query` over the shards, which stand for its {}.
 
@@ -293,7 +305,8 @@ def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> li
     def read(places: list[Path]) -> list[Any]:
         names = [[str(p) for p in places]]
         try:
-            return list(db.execute(query.format(table), names).fetchall()) if places else []
+            with _stoppable():
+                return list(db.execute(query.format(table), names).fetchall()) if places else []
         except (duckdb.OutOfMemoryException, MemoryError) as error:
             why = str(error).partition("\n")[0]
             raise BadRun(f"memory ran out while shards were read ({why}). They stay.") from error
