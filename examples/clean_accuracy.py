@@ -29,10 +29,10 @@ from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import Defense
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
+from besiege.report.figures import COLOURS, STYLE
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 class Point(NamedTuple):
@@ -63,13 +63,15 @@ class Study(NamedTuple):
 
 
 def series(
-    axis: str, spec: str, values: Iterable[float], published: Mapping[float, float] | None = None
+    title: str,
+    axis: str,
+    spec: str,
+    values: Iterable[float],
+    published: Mapping[float, float] | None = None,
 ) -> Panel:
     """`spec` with each of the values in place of `{}`."""
     known = published or {}
-    return Panel(
-        spec.format("…"), axis, [Point(v, spec.format(f"{v:g}"), known.get(v)) for v in values]
-    )
+    return Panel(title, axis, [Point(v, spec.format(f"{v:g}"), known.get(v)) for v in values])
 
 
 REMOVED = (1, 10, 20, 30, 50, 75, 90)
@@ -81,14 +83,30 @@ RELEASED = "convention=released,space=cifar10,clip=false"
 
 CHANNELS = Study(
     [
-        series("% removed", "fft:percent={},form=released", REMOVED, FC),
-        series("% removed", "fft:percent={}", REMOVED, FC),
-        series("bits", "bits:bits={}", range(8, 0, -1), DEPTH),
-        series("% removed", "svd:percent={}", (1, 10, 30, 50, 70, 80, 90)),
-        series("scale", f"noise:kind=uniform,scale={{}},{RELEASED}", SCALES, UNIFORM),
-        series("scale", f"noise:kind=gaussian,scale={{}},{RELEASED}", SCALES),
-        series("scale", f"noise:kind=laplace,scale={{}},{RELEASED}", SCALES),
-        series("scale", "noise:kind=uniform,scale={}", SCALES, UNIFORM),
+        series("FC as released", "% removed", "fft:percent={},form=released", REMOVED, FC),
+        series("FC", "% removed", "fft:percent={}", REMOVED, FC),
+        series("colour depth", "bits", "bits:bits={}", range(8, 0, -1), DEPTH),
+        series("SVD", "% removed", "svd:percent={}", (1, 10, 30, 50, 70, 80, 90)),
+        series(
+            "uniform noise as released",
+            "scale",
+            f"noise:kind=uniform,scale={{}},{RELEASED}",
+            SCALES,
+            UNIFORM,
+        ),
+        series(
+            "Gaussian noise as released",
+            "scale",
+            f"noise:kind=gaussian,scale={{}},{RELEASED}",
+            SCALES,
+        ),
+        series(
+            "Laplace noise as released",
+            "scale",
+            f"noise:kind=laplace,scale={{}},{RELEASED}",
+            SCALES,
+        ),
+        series("uniform noise in pixels", "scale", "noise:kind=uniform,scale={}", SCALES, UNIFORM),
     ],
     f"packed:path={DATA / 'cifar10_test_subset.npz'}",
     1000,
@@ -100,12 +118,12 @@ CHANNELS = Study(
 LIMITS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 PHOTOGRAPHS = Study(
     [
-        series("canvas, px", "pad:canvas={}", (330, 350, 400, 450, 500, 600)),
-        series("canvas, px", "fd + pad:canvas={}", (330, 350, 400, 450, 500, 600)),
-        series("grey", "pad:fill={}", (0, 0.25, 0.5, 0.75, 1)),
-        series("grey", "fd + pad:fill={}", (0, 0.25, 0.5, 0.75, 1)),
-        series("limit", "rdg:limit={}", LIMITS),
-        series("limit", "fd + rdg:limit={}", LIMITS, {0.15: 95, 0.25: 93}),
+        series("Rand", "canvas, px", "pad:canvas={}", (330, 350, 400, 450, 500, 600)),
+        series("FD + Rand", "canvas, px", "fd + pad:canvas={}", (330, 350, 400, 450, 500, 600)),
+        series("Rand", "grey of the canvas", "pad:fill={}", (0, 0.25, 0.5, 0.75, 1)),
+        series("FD + Rand", "grey of the canvas", "fd + pad:fill={}", (0, 0.25, 0.5, 0.75, 1)),
+        series("RDG", "distortion limit", "rdg:limit={}", LIMITS),
+        series("FD + RDG", "distortion limit", "fd + rdg:limit={}", LIMITS, {0.15: 95, 0.25: 93}),
     ],
     f"nips2017:path={DATA / 'imagenet_nips2017'}",
     100,
@@ -161,7 +179,7 @@ def picture(
     study: Study, found: Sequence[Sequence[Sequence[Interval]]], names: Sequence[str]
 ) -> Figure:
     """A plot for each panel, with 95 % intervals, and crosses where the paper prints a figure."""
-    across = 4 if len(study.panels) > 6 else 2
+    across = 4 if len(study.panels) > 6 else 3
     down = -(-len(study.panels) // across)
     figure = Figure(figsize=(3.1 * across, 2.4 * down), layout="constrained")
     plots = figure.subplots(down, across, sharey=True, squeeze=False).flat
@@ -196,7 +214,7 @@ def main(*wanted: str) -> None:
         nets = [load_model(spec) for spec in study.nets]
         found, names = measured(study, images, nets), [net.name for net in nets]
         print(markdown(study, found, names))
-        with mpl.rc_context({"svg.hashsalt": "besiege", "svg.fonttype": "none"}):
+        with mpl.rc_context(STYLE):
             file = ROOT / "docs" / "images" / f"clean_{name}.svg"
             picture(study, found, names).savefig(file, metadata={"Date": None})
 
