@@ -41,9 +41,9 @@ class Crop(Transform):
     Athalye et al. take 30 crops too (draws=30); Qiu et al. 2020, who use their code, score one.
 
     Forward is linear in the image given the draw, so its gradient is exact. The released form's is
-    "straight-through", of the paper's. "identity", for forms that keep the shape, is wrong by scale and place: under PGD with 20
-    steps of one draw on 48 images of CIFAR-10 at linf 3/255 with share=0.8, it leaves 65 % of
-    ResNet-20's accuracy and "exact" 4 % (clean 67 %).
+    "straight-through", of the paper's. "identity", for forms that keep the shape, is wrong by scale
+    and place: under PGD with 20 steps of one draw on 48 images of CIFAR-10 at linf 3/255 with
+    share=0.8, it leaves 65 % of ResNet-20's accuracy and "exact" 4 % (clean 67 %).
 
     Source: Guo et al. 2018 (arXiv:1711.00117), section 3.1; Athalye et al. 2018 (arXiv:1802.00420)
     and its code.
