@@ -126,6 +126,34 @@ def test_names_follow_the_content(one: object, same: object, other: object) -> N
     assert "0x" not in content(one)
 
 
+def around(image: Tensor) -> Tensor:
+    return neighbour(image)
+
+
+def neighbour(image: Tensor) -> Tensor:
+    return FILTER(image)  # type: ignore[no-any-return]
+
+
+FILTER: nn.Module = Scale(0.5)
+
+
+def test_what_a_function_reads_of_its_module_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(Opaque(around, is_random=False))
+    monkeypatch.setattr(sys.modules[__name__], "FILTER", Scale(0.25))
+    assert content(Opaque(around, is_random=False)) != before
+    monkeypatch.setattr(sys.modules[__name__], "FILTER", Scale(0.5))
+    assert content(Opaque(around, is_random=False)) == before
+
+
+def test_functions_that_name_each_other_end() -> None:
+    def down(n: int) -> int:
+        return down(n - 1) if n else later
+
+    assert content(down) == content(down)
+    later = 0
+    assert down(2) == later
+
+
 def cells(folder: Path, net: nn.Module) -> set[str]:
     """The cells of a run folder after `evaluate`."""
     classifier = linear_classifier(3, (1, 4, 4))

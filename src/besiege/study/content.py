@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ def content(value: object) -> str:
     """A text that names `value` by its content, without addresses.
 
     A module by its class, settings and weights; a function by its name, code and what it closes
-    over; arrays by a hash; dataclasses and other objects by their class and attributes.
+    over or reads of its own Python module; arrays by a hash; dataclasses and other objects by their
+    class and attributes.
 
     >>> content({"b": 1, "a": (0.5, len)})
     "{'a': (0.5, builtins.len), 'b': 1}"
@@ -76,8 +77,7 @@ def _held(value: object, inside: tuple[int, ...]) -> str:
     if isinstance(value, nn.Module):
         held = (weights_hash(value), _settings(value))
     elif isinstance(value, FunctionType):
-        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
-        held = (value.__code__, cells, value.__defaults__, value.__kwdefaults__)
+        held = (value.__code__, _reached(value), value.__defaults__, value.__kwdefaults__)
     elif isinstance(value, CodeType):
         held = (value.co_code, value.co_names, value.co_consts)
     elif isinstance(value, MethodType):
@@ -93,6 +93,27 @@ def _held(value: object, inside: tuple[int, ...]) -> str:
     else:
         return f"({_ADDRESS.sub('', repr(value))})"
     return f"({_text(held, inside)})"
+
+
+def _reached(function: FunctionType) -> dict[str, object]:
+    """What a function closes over, and the values and neighbours of its module that it names."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closed = {name: _inside(cell) for name, cell in cells}
+    around = {n: function.__globals__.get(n) for n in function.__code__.co_names}
+    own = {
+        name: value
+        for name, value in around.items()
+        if isinstance(value, _PLAIN | Tensor | np.ndarray | nn.Module)
+        or (isinstance(value, FunctionType) and value.__module__ == function.__module__)
+    }
+    return {**own, **closed}
+
+
+def _inside(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not bound yet
+        return None
 
 
 def _settings(module: nn.Module) -> list[tuple[str, str, dict[str, object]]]:

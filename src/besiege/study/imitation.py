@@ -48,7 +48,8 @@ class Imitator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x and its correction; not clipped."""
         y = self.first(x)
-        for one, two in self.blocks:  # type: ignore[misc]
+        for block in self.blocks:
+            one, two = block.children()
             y = y + two(F.silu(one(F.silu(y))))
         start = x if self.out == self.channels else x.mean(1, keepdim=True)
         return start + self.last(F.silu(y))  # type: ignore[no-any-return]
