@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
     from besiege.study.descent import descent as descent
+    from besiege.study.imitation import imitate as imitate
     from besiege.study.judge import judge as judge
     from besiege.study.recipe import Recipe as Recipe
     from besiege.study.recipes import RECIPES as RECIPES
@@ -82,6 +83,7 @@ _HOMES = {
     "from_callable": "models.callable",
     "audit": "data.images",
     "from_iterable": "data.iterable",
+    "imitate": "study.imitation",
     "judge": "study.judge",
     "load_images": "data.catalog",
     "load_model": "models.catalog",

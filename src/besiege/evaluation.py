@@ -18,6 +18,7 @@ from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.defenses.defense import Deployed
 from besiege.report.tables import Summary, summarise
+from besiege.study.content import content
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
 from besiege.study.recipe import Opponents, Recipe, Siege
@@ -106,7 +107,7 @@ def _run(
     fingerprint = {
         "seed": seed,
         "weights": weights_hash(*(part.classifier for part in defense.parts)),
-        "chain": " & ".join(repr(part.chain) for part in defense.parts),
+        "chain": " & ".join(content(part.chain) for part in defense.parts),
         "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "targets": examples.target.tolist(),
         "points": None if examples.points is None else [point_hash(p) for p in examples.points],

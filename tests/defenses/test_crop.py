@@ -132,6 +132,57 @@ def test_the_papers_ensemble() -> None:
     torch.testing.assert_close(defense.logits(x, key), torch.stack(each).mean(0))
 
 
+def crop_and_resize(
+    image: NDArray[np.float64], y: float, x: float, part: tuple[float, float], n: tuple[int, int]
+) -> NDArray[np.float64]:
+    """TensorFlow's, pixel by pixel: image (H, W), the box's corner and size in shares of it."""
+    height, width = image.shape
+    out = np.empty(n)
+    for i in range(n[0]):
+        row = y * (height - 1) + i * part[0] * (height - 1) / (n[0] - 1)
+        top, low = int(np.floor(row)), int(np.ceil(row))
+        for j in range(n[1]):
+            column = x * (width - 1) + j * part[1] * (width - 1) / (n[1] - 1)
+            left, right = int(np.floor(column)), int(np.ceil(column))
+            above = image[top, left] + (image[top, right] - image[top, left]) * (column - left)
+            below = image[low, left] + (image[low, right] - image[low, left]) * (column - left)
+            out[i, j] = above + (below - above) * (row - top)
+    return out
+
+
+@pytest.mark.parametrize(("height", "width", "part"), [(299, 299, (90, 90)), (33, 48, (10, 14))])
+def test_obfuscated_is_crop_and_resize(height: int, width: int, part: tuple[int, int]) -> None:
+    link, key = Crop(form="obfuscated"), Key.root(4, range(3))
+    draw = link.draw(key, (1, height, width))
+    assert draw is not None
+    x = key.fold("x").uniform(1, height, width, dtype=torch.float64)
+    got = link.forward(x, draw)
+    assert tuple(got.shape) == (3, 1, *part)
+    assert tuple(got.shape[1:]) == link.out_shape((1, height, width))
+    shares = part[0] / height, part[1] / width
+    for image, out, way in zip(x[:, 0].numpy(), got[:, 0].numpy(), draw.numpy(), strict=True):
+        start = way * (1 - np.array(shares))  # U[0, (299 - 90) / 299)
+        np.testing.assert_allclose(
+            out, crop_and_resize(image, start[0], start[1], shares, part), atol=1e-12
+        )
+
+
+def test_obfuscated_reads_beyond_whole_pixels() -> None:
+    """On a ramp the pixels are 298/299 x 90/89 apart; the start is even over all it can be."""
+    ramp = torch.arange(299.0, dtype=torch.float64).expand(1, 1, 299, 299) / 298
+    link = Crop(form="obfuscated", place=4)
+    row = link.forward(ramp, None)[0, 0, 0] * 298
+    torch.testing.assert_close(row.diff(), torch.full((89,), 298 / 299 * 90 / 89).double())
+    assert float(row.mean()) == pytest.approx(149)
+    draw = Crop(form="obfuscated").draw(Key.root(2, range(20000)), (1, 299, 299))
+    assert draw is not None
+    assert abs(float(draw.mean()) - 0.5) < 4 * (1 / 12 / 40000) ** 0.5
+    assert "identity" not in link.surrogates
+    three = Crop(form="obfuscated", place="sliding").draw(Key.root(2, range(50)), (1, 299, 299))
+    assert three is not None
+    assert three.unique().tolist() == [0, 0.5, 1]
+
+
 def test_bad_settings() -> None:
     with pytest.raises(BadSetting, match=r"lies in \(0, 1\], got 90"):
         Crop(share=90)

@@ -95,7 +95,12 @@ TRANSFORMS: Catalog[Transform] = Catalog(
             "crop",
             Crop,
             "Guo et al. 2018 (arXiv:1711.00117), section 3.1",
-            cases=({}, {"form": "released", "place": "sliding"}, {"place": 4, "share": 0.8}),
+            cases=(
+                {},
+                {"form": "released", "place": "sliding"},
+                {"place": 4, "share": 0.8},
+                {"form": "obfuscated"},
+            ),
         ),
         Entry(
             "deflection",

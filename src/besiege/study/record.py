@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from besiege.defenses.transform import contents
-from besiege.models.classifier import Classifier
 from besiege.study.judge import Judging
 from besiege.study.recipe import Siege
 
@@ -76,13 +76,14 @@ def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def weights_hash(*classifiers: Classifier) -> str:
-    """16 hex digits over the parameters and buffers of classifiers."""
+def weights_hash(*modules: nn.Module) -> str:
+    """16 hex digits over the parameters and buffers of modules."""
     digest = hashlib.sha256()
-    for classifier in classifiers:
-        for name, tensor in sorted(classifier.state_dict().items()):
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()[:16]
 
 
