@@ -272,6 +272,6 @@ def test_ctrl_c_in_the_database_is_ctrl_c():
     """DuckDB raises another error then, which a damaged shard or a crash could be taken for."""
     stop = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
     endless = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range < b.range"
+    stop.start()
     with _database() as db, pytest.raises(KeyboardInterrupt), _stoppable():
-        stop.start()
         db.execute(endless).fetchall()
