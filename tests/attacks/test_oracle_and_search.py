@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from besiege.attacks.attack import Attack, Point, Problem
+from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.loss import cross_entropy, margin
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
 from besiege.attacks.pgd import pgd
 from besiege.attacks.search import Plan, search
-from besiege.attacks.threat import Linf, Threat
+from besiege.attacks.threat import Box, Linf, Threat
+from besiege.core.batch import linf
 from besiege.core.errors import BadSetting
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense, Mean
@@ -239,3 +241,95 @@ def test_what_a_model_cannot_tell_is_not_read(access, chain):
     for one, other in ((reading.loss, wanted.loss), (reading.scores, wanted.scores)):
         assert (one is None) == (access == "labels") == (other is None)
         assert one is None or torch.equal(one, other)
+
+
+def test_many_points_are_asked_at_once():
+    """Each under draws of its own; the reading of a point is that of the point alone."""
+    points = torch.stack([X, X.flip(-1), X * 0.5], 1)
+    meter = Meter(None)
+    whole = oracle(meter=meter, draws=2, micro_batch=4)(points, GOAL, KEY, gradient=False)
+    assert (meter.forwards, meter.backwards) == (6, 0)
+    assert whole.won.shape == whole.loss.shape == (5, 3)
+    assert whole.scores.shape == (5, 3, 3)
+    keys = KEY.spread("point", 3)
+    for i in range(3):
+        own = keys[torch.arange(5) * 3 + i]
+        alone = oracle(draws=2, micro_batch=4)(points[:, i], GOAL, own, gradient=False)
+        assert torch.equal(alone.loss, whole.loss[:, i])
+        assert torch.equal(alone.scores, whole.scores[:, i])
+    same = oracle(micro_batch=4)(X[:, None].expand(-1, 2, -1, -1, -1), GOAL, KEY, gradient=False)
+    assert not torch.equal(same.loss[:, 0], same.loss[:, 1])
+
+
+def test_weights_give_the_gradient_of_weighted_mean_logits():
+    weights = KEY.fold("weights").normal(3).double()
+    for settings in ({"draws": 3}, {"draws": 3, "average": "probabilities"}):
+        meter = Meter(None)
+        reading = oracle(meter=meter, **settings)(X, GOAL, KEY, weights=weights)
+        assert (meter.forwards, meter.backwards) == (3, 3)
+        leaf = X.clone().requires_grad_()
+        keys = KEY.spread("draw", 3)
+        logits = NOISY.logits(leaf.repeat_interleave(3, 0), keys).reshape(5, 3, 3).mean(1)
+        (slope,) = torch.autograd.grad((logits * weights).sum(), leaf)
+        assert torch.allclose(reading.gradient, slope, atol=1e-12)
+        assert torch.allclose(reading.scores, logits.detach(), atol=1e-12)
+    estimate = FiniteDifferences(16, "coordinates", step=1e-4)(oracle(BARE))
+    exact = oracle(BARE)(X, GOAL, KEY, weights=weights).gradient
+    got = estimate(X, GOAL, KEY, weights=weights).gradient
+    assert torch.allclose(got, exact, atol=1e-6)
+
+
+def walk(*shares, nearest=True):
+    """Asks points at these shares of the way from the clean image to a certain success."""
+
+    def step(p, s, t):
+        far = torch.stack([p.x0 + share * (FAR - p.x0) for share in shares], 1)
+        p.query(far, t)
+        return s
+
+    return Attack(lambda p: Point(p.x0), step, nearest=nearest)
+
+
+LOGITS = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64).expand(5, 3)  # away from label 1
+FAR = (oracle(BARE)(X, GOAL, KEY, weights=LOGITS).gradient > 0).double()
+
+
+def test_an_attack_for_the_nearest_keeps_the_nearest_success():
+    """And goes on after the first; unsuccessful points are kept only while there is no success."""
+    goal = BARE.labels(X, KEY)
+    assert (BARE.labels(FAR, KEY) != goal).all()
+    met_at = [
+        next(i / 40 for i in range(1, 41) if BARE.labels(X + i / 40 * (FAR - X), KEY)[k] != goal[k])
+        for k in range(5)
+    ]
+    threat = Threat(Box())
+    shares = [i / 40 for i in range(1, 41)]
+    for order in (shares, shares[::-1]):
+        meter = Meter(None)
+        problem = Problem(X, goal, KEY, oracle(BARE, threat=threat, meter=meter), threat, 2)
+        found = search(problem, walk(*order), meter, Plan(2, certain=True))
+        assert torch.equal(found.claim, torch.ones(5, dtype=torch.float64))
+        assert (found.forwards >= 80).all()  # nobody is dropped
+        got = linf(found.x - X) / linf(FAR - X)
+        assert torch.allclose(got, torch.tensor(met_at, dtype=torch.float64))
+
+
+def test_a_nearer_success_has_to_be_one_on_fresh_draws():
+    """A classifier that answers by coin: lucky successes are near, and none is claimed."""
+    label = torch.arange(200) % 10
+    x, key = code_images(label, 10), Key.root(0, range(200))
+    coin = coin_defense(0.8)
+    for nearest, most in ((True, 0.25), (False, 0.3)):
+        meter = Meter(None)
+        ask = Oracle(coin, cross_entropy(), Threat(Linf(0.1)), meter, micro_batch=100)
+
+        def step(p, s, t):
+            p.query((p.x0 * (1 - 0.01 * t))[:, None].expand(-1, 4, -1, -1, -1), t)
+            return s
+
+        attack = Attack(lambda p: Point(p.x0), step, nearest=nearest)
+        problem = Problem(x, label, key, ask, Threat(Linf(0.1)), 5)
+        found = search(problem, attack, meter, Plan(5, confirm=32))
+        assert found.lucky.float().mean() > 0.9
+        assert 0.1 < found.claim.mean() < most
+        assert (found.claim > 0.5).float().mean() < 0.02

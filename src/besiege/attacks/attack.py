@@ -17,9 +17,16 @@ class Ask(Protocol):
     """What an attack may ask; see `Oracle`."""
 
     def __call__(
-        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+        self,
+        x: Tensor,
+        goal: Tensor,
+        key: Key,
+        *,
+        gradient: bool = True,
+        draws: int | None = None,
+        weights: Tensor | None = None,
     ) -> Reading:
-        """A reading at x for goal."""
+        """A reading at x (B, C, H, W) for goal, or without gradient at (B, n, C, H, W)."""
         ...
 
 
@@ -42,6 +49,14 @@ class State(Protocol):
     def x(self) -> Tensor:
         """(B, C, H, W) the current point, always admitted by the threat."""
         ...
+
+
+EUCLIDEAN = ("l2", "rms", "dissimilarity")  # balls whose sizes are the l2 norm in some unit
+
+
+def met(reading: Reading) -> Tensor:
+    """Which goals are met: on more than half of the draws, (B,) bool."""
+    return reading.won > 0.5
 
 
 class Point(NamedTuple):
@@ -78,10 +93,34 @@ class Problem:
         assert gradient is not None
         return gradient
 
+    def query(self, x: Tensor, step: int, *parts: int | str) -> Reading:
+        """The reading at x (B, C, H, W), or at n points an example (B, n, C, H, W); no gradient."""
+        return self.oracle(x, self.goal, self.key.fold("step", step, *parts), gradient=False)
+
+    def jacobian(self, x: Tensor, weights: Tensor, step: int, *parts: int | str) -> Reading:
+        """The reading whose gradient is that of the sum of weights (B, K) times mean logits."""
+        key = self.key.fold("step", step, *parts)
+        return self.oracle(x, self.goal, key, weights=weights)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Of each row from its clean image, in the ball's size, (B,)."""
+        return self.threat.ball.size(x, self.x0)
+
 
 @dataclass(frozen=True)
 class Attack:
-    """`init(problem)` gives the state before the first step, `step(problem, state, t)` the next."""
+    """`init(problem)` gives the state before the first step, `step(problem, state, t)` the next.
+
+    access: the least that it needs, "gradients", "scores" or "labels".
+    balls: the kinds of ball that it is made for; empty for any.
+    loss: what it ascends unless the recipe names another, a spec of the loss catalog.
+    nearest: it looks for the nearest point that meets the goal, not for the worst of the ball: no
+        example is dropped at its first success, and of two successes the nearer one counts.
+    """
 
     init: Callable[[Problem], Any]
     step: Callable[[Problem, Any, int], Any]
+    access: str = "gradients"
+    balls: tuple[str, ...] = ()
+    loss: str = "cross-entropy"
+    nearest: bool = False

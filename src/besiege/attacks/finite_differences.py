@@ -62,8 +62,9 @@ class FiniteDifferences:
         *,
         gradient: bool = True,
         draws: int | None = None,
+        weights: Tensor | None = None,
     ) -> Reading:
-        """Read x (B, C, H, W) for goal (B,); the gradient is an estimate.
+        """Read x (B, C, H, W) for goal (B,); the gradient, of weights too, is an estimate.
 
         Raises BudgetSpent before the first query beyond the limit; BadSetting where the threat
         grants labels only, or for more coordinates than an image has.
@@ -83,9 +84,7 @@ class FiniteDifferences:
             sides = []
             for side, point in (("ahead", ahead), ("behind", behind)):
                 own = key.fold("difference", i, *(() if self.shared else (side,)))
-                loss = oracle(point, goal, own, gradient=False, draws=draws).loss
-                assert loss is not None
-                sides.append(loss)
+                sides.append(_value(oracle(point, goal, own, gradient=False, draws=draws), weights))
             rise = rows((sides[0] - sides[1]) / (2 * self.step), x)
             moved = (ahead - behind) / (2 * self.step)
             slope = slope + rise * torch.where(moved != 0, direction**2 / moved, 0)
@@ -110,3 +109,12 @@ class FiniteDifferences:
         for i in range(self.directions):
             single = torch.zeros_like(x.flatten(1)).scatter_(1, picked[:, i : i + 1], 1)
             yield single.reshape(x.shape)
+
+
+def _value(reading: Reading, weights: Tensor | None) -> Tensor:
+    """What is differentiated, (B,): the loss, or the weighted mean logits."""
+    if weights is None:
+        assert reading.loss is not None
+        return reading.loss
+    assert reading.scores is not None
+    return (reading.scores * weights).sum(-1)

@@ -28,7 +28,7 @@ class BudgetSpent(BesiegeError):
 
 
 class Reading(NamedTuple):
-    """One answer of an oracle about a batch of images."""
+    """One answer of an oracle about a batch of images; (B, n) for n points an example."""
 
     loss: Tensor | None  # (B,) mean over the draws; None if the threat gives labels only
     gradient: Tensor | None  # (B, C, H, W) of that mean; None if not asked or not granted
@@ -81,23 +81,49 @@ class Oracle:
         one_of("average", self.average, AVERAGES, "an oracle")
 
     def __call__(
-        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+        self,
+        x: Tensor,
+        goal: Tensor,
+        key: Key,
+        *,
+        gradient: bool = True,
+        draws: int | None = None,
+        weights: Tensor | None = None,
     ) -> Reading:
         """Read the view at x (B, C, H, W) for goal (B,): labels, or targets if targeted.
 
+        x: (B, n, C, H, W) without gradient asks n points an example, each with draws of its own.
+        weights: (B, K), if given the gradient is that of their sum with the mean logits, not of the
+            loss.
         Raises BudgetSpent; BadSetting where the threat does not grant what is asked.
         """
+        n = self.draws if draws is None else draws
+        if x.ndim == 5:
+            return self._many(x, goal, key, n)
         if gradient:
             self._grant()
-        n = self.draws if draws is None else draws
-        mean_first = self.average != "loss" and n > 1
+        mean_first = self.average != "loss" and n > 1 and weights is None
         cost = n * self.view.passes
         self.meter.spend(cost * (2 if gradient and mean_first else 1), cost if gradient else 0)
         keys = key.spread("draw", n)
         if not gradient:
             return self._reading(self._logits(x, n, keys), None, goal)
-        weights = self._weights(self._logits(x, n, keys), goal) if mean_first else None
+        if mean_first:
+            weights = self._weights(self._logits(x, n, keys), goal)
+        elif weights is not None:
+            weights = (weights / n).repeat_interleave(n, 0)
         return self._with_gradient(x, n, keys, goal, weights)
+
+    def _many(self, x: Tensor, goal: Tensor, key: Key, n: int) -> Reading:
+        """Forward readings at x (B, points, C, H, W); every field has those two axes first."""
+        points = x.shape[1]
+        self.meter.spend(points * n * self.view.passes, 0)
+        keys = key.spread("point", points).spread("draw", n)
+        logits = self._logits(x.flatten(0, 1), n, keys)
+        loss, _, won, scores = self._reading(logits, None, goal.repeat_interleave(points))
+        if loss is not None and scores is not None:
+            loss, scores = by_example(loss, points), by_example(scores, points)
+        return Reading(loss, None, by_example(won, points), scores)
 
     def _grant(self) -> None:
         """Raise BadSetting where threat or model give no gradients."""

@@ -29,7 +29,8 @@ class Plan:
 
     steps, restarts: of the attack; each restart folds its number into the key.
     certain: the oracle's view is the deployed defense and draws nothing, so a success is a fact.
-    confirm: fresh draws on which last and best point are compared when not certain.
+    confirm: fresh draws on which last and best point are compared when not certain, and on which a
+        nearer success has to be one again where the attack looks for the nearest.
     believe_first: take the first success on any reading for a fact, as published loops do, and stop
         there; the claim is then a lucky draw as often as not.
     check: another oracle whose successes count, if the view leaves links out (forward only); asked
@@ -72,9 +73,16 @@ class _Ear:
         self.heard: list[tuple[Tensor, Reading]] = []
 
     def __call__(
-        self, x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
+        self,
+        x: Tensor,
+        goal: Tensor,
+        key: Key,
+        *,
+        gradient: bool = True,
+        draws: int | None = None,
+        weights: Tensor | None = None,
     ) -> Reading:
-        reading = self.oracle(x, goal, key, gradient=gradient, draws=draws)
+        reading = self.oracle(x, goal, key, gradient=gradient, draws=draws, weights=weights)
         self.heard.append((x, reading))
         return reading
 
@@ -100,6 +108,8 @@ class _Hunt:
         self.best = x0.clone()
         self.best_won = x0.new_full((n,), -torch.inf)
         self.best_loss = self.best_won.clone()
+        self.best_size = -self.best_won
+        self.confirmed = 0  # times that a nearer success was tried on fresh draws
         self.lucky = torch.zeros(n, dtype=torch.bool, device=x0.device)
         self.forwards = torch.zeros(n, dtype=torch.int64, device=x0.device)
         self.backwards = self.forwards.clone()
@@ -107,9 +117,9 @@ class _Hunt:
         self.won = self.loss.clone()
 
     @contextmanager
-    def metered(self) -> Iterator[None]:
-        """Charge what is spent inside to the rows that are alive."""
-        rows_charged = self.alive
+    def metered(self, rows_charged: Tensor | None = None) -> Iterator[None]:
+        """Charge what is spent inside to some rows, or to all that are alive."""
+        rows_charged = self.alive if rows_charged is None else rows_charged
         forwards, backwards = self.meter.forwards, self.meter.backwards
         try:
             yield
@@ -158,24 +168,65 @@ class _Hunt:
         broken = torch.zeros(len(rows_heard), dtype=torch.bool, device=rows_heard.device)
         for x, reading in ear.heard:
             won, loss = _figures(reading)
+            if x.ndim == 5:
+                x, won, loss = self.foremost(rows_heard, x, won, loss)
             self.enter(rows_heard, x, won, loss)
             self.loss[rows_heard, slot], self.won[rows_heard, slot] = loss, won
             broken |= won >= 1
         ear.heard = []
-        gone = broken & (self.plan.certain or self.plan.believe_first)
+        stops = self.plan.believe_first or (self.plan.certain and not self.attack.nearest)
+        gone = broken & stops
         if done is not None:
             gone |= done
         keep = (~gone).nonzero()[:, 0]
         self.alive = rows_heard[keep]
         return keep
 
+    def foremost(
+        self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of n points an example, (B, n, ...), the one that a search would keep: x, won, loss."""
+        at = loss.masked_fill(won < won.amax(1, keepdim=True), -torch.inf).argmax(1)
+        if self.attack.nearest:
+            x0 = self.problem.x0[index].repeat_interleave(x.shape[1], 0)
+            size = self.problem.threat.ball.size(x.flatten(0, 1), x0).reshape(won.shape)
+            size = size.masked_fill(won <= 0.5, torch.inf)
+            at = torch.where(size.isfinite().any(1), size.argmin(1), at)
+        each = torch.arange(len(x), device=x.device)
+        return x[each, at], won[each, at], loss[each, at]
+
     def enter(self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor) -> None:
-        """Keep the rows of x that beat the best points of the examples `index`."""
+        """Keep the rows of x that beat the best points of the examples `index`.
+
+        A nearer success that may be luck has to be one on fresh draws too.
+        """
+        self.lucky[index] |= won > 0
         better = _better(won, loss, self.best_won[index], self.best_loss[index])
+        size = self.best_size[index]
+        if self.attack.nearest:
+            success = won > 0.5
+            size = self.problem.threat.ball.size(x, self.problem.x0[index])
+            nearer = success & (size < self.best_size[index])
+            if not self.plan.certain and bool(nearer.any()):
+                where = nearer.nonzero()[:, 0]
+                won, loss = won.clone(), loss.clone()
+                won[where], loss[where] = self.confirm(index[where], x[where])
+                nearer &= won > 0.5
+            better = torch.where(success | self.best_size[index].isfinite(), nearer, better)
+            size = torch.where(won > 0.5, size, torch.inf)
         self.best[index] = torch.where(rows(better, x), x, self.best[index])
         self.best_won[index] = torch.where(better, won, self.best_won[index])
         self.best_loss[index] = torch.where(better, loss, self.best_loss[index])
-        self.lucky[index] |= won > 0
+        self.best_size[index] = torch.where(better, size, self.best_size[index])
+
+    def confirm(self, index: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Won and loss at x on fresh draws, of the examples `index`."""
+        plan, p = self.plan, self.problem.take(index)
+        ask = plan.check or plan.referee or self.problem.oracle
+        self.confirmed += 1
+        key = p.key.fold("confirm", self.confirmed)
+        with self.metered(index):
+            return _figures(ask(x, p.goal, key, gradient=False, draws=plan.confirm))
 
     def won_at_first(self) -> Tensor:
         """Claims of those who believe their first success: 1 or nothing, (B,).
@@ -211,6 +262,8 @@ class _Hunt:
                 best = p.threat.submitted(self.best[index], p.x0)
                 bests = _figures(ask(best, p.goal, key, gradient=False, draws=plan.confirm))
                 keep_best = _better(*bests, *ends)
+                if self.attack.nearest:
+                    keep_best = (bests[0] > 0.5) | (keep_best & (ends[0] <= 0.5))
                 self.best[index] = torch.where(rows(keep_best, best), best, last)
                 claim[index] = torch.where(keep_best, bests[0], ends[0])
                 self.lucky[index] |= (ends[0] > 0) | (bests[0] > 0)

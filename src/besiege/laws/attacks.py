@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from besiege.attacks.attack import Attack, Problem
-from besiege.attacks.loss import cross_entropy
+from besiege.attacks.loss import LOSSES
 from besiege.attacks.oracle import Meter, Oracle, Reading
 from besiege.attacks.search import Found, Plan, search
 from besiege.attacks.threat import L1, Ball, Linf, RmsL2, Threat
@@ -33,8 +33,11 @@ class Run(NamedTuple):
     asked: list[tuple[Tensor, Tensor]]  # point, clean image; rows that the attack gave up are gone
 
 
-def threats(eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
-    """A ball of each shape (cube, sphere, octahedron), both goals, one and three channels."""
+def threats(attack: Attack, eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
+    """Balls that it is made for (cube, sphere, octahedron), both goals, one and three channels.
+
+    It is granted no more than it says that it needs.
+    """
     balls: tuple[Ball, ...] = (
         Linf(0.05 if eps is None else eps),
         RmsL2(0.03 if eps is None else eps),
@@ -43,7 +46,8 @@ def threats(eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
     for shape in SHAPES:
         for ball in balls:
             for targeted in (False, True):
-                yield shape, Threat(ball, targeted)
+                if not attack.balls or ball.name in attack.balls:
+                    yield shape, Threat(ball, targeted, attack.access)
 
 
 def _clean(key: Key, shape: Shape) -> Tensor:
@@ -55,15 +59,14 @@ def run(attack: Attack, shape: Shape, threat: Threat, rows: Tensor | None = None
     """Search on some rows of the same images, without dropping any."""
     key = Key.root(3, range(BATCH))
     x0, goal = _clean(key, shape), key.fold("goal").integers(3)
-    meter, asked = Meter(None), []
+    meter, asked = Meter(None), list[tuple[Tensor, Tensor]]()
     view = Defense(Chain(), linear_classifier(3, shape))
-    oracle = Oracle(view, cross_entropy(), threat, meter, micro_batch=MICRO_BATCH)
+    oracle = Oracle(view, LOSSES.build(attack.loss), threat, meter, micro_batch=MICRO_BATCH)
 
-    def ask(
-        x: Tensor, goal: Tensor, key: Key, *, gradient: bool = True, draws: int | None = None
-    ) -> Reading:
-        asked.append((x.clone(), _clean(key.origin(), shape)))
-        return oracle(x, goal, key, gradient=gradient, draws=draws)
+    def ask(x: Tensor, goal: Tensor, key: Key, **how: Any) -> Reading:
+        points = x.reshape(len(x), -1, *shape).clone()
+        asked.extend((point, _clean(key.origin(), shape)) for point in points.unbind(1))
+        return oracle(x, goal, key, **how)
 
     problem = Problem(x0, goal, key, ask, threat, STEPS)
     if rows is not None:
@@ -73,7 +76,7 @@ def run(attack: Attack, shape: Shape, threat: Threat, rows: Tensor | None = None
 
 def every_point_is_admitted(attack: Attack) -> None:
     """Wherever the oracle is asked, and what comes back at the end."""
-    for shape, threat in threats():
+    for shape, threat in threats(attack):
         done = run(attack, shape, threat)
         for i, (x, x0) in enumerate([*done.asked, (done.found.x, done.problem.x0)]):
             assert bool(threat.admits(x, x0).all()), (
@@ -83,7 +86,7 @@ def every_point_is_admitted(attack: Attack) -> None:
 
 def no_radius_no_change(attack: Attack) -> None:
     """At eps = 0 the clean image comes back."""
-    for shape, threat in threats(eps=0.0):
+    for shape, threat in threats(attack, eps=0.0):
         done = run(attack, shape, threat)
         assert torch.equal(done.found.x, done.problem.x0), f"{threat.name} moves the image"
 
@@ -91,7 +94,7 @@ def no_radius_no_change(attack: Attack) -> None:
 def an_example_never_sees_its_batch(attack: Attack) -> None:
     """Some rows alone, in another order, give the same bits."""
     rows = torch.tensor([6, 1, 3])
-    for shape, threat in threats():
+    for shape, threat in threats(attack):
         whole, some = run(attack, shape, threat).found, run(attack, shape, threat, rows).found
         assert torch.equal(whole.x[rows], some.x), f"rows mix under {threat.name}, {shape}"
         assert torch.equal(whole.loss[rows].nan_to_num(), some.loss.nan_to_num()), "losses mix"
@@ -99,14 +102,14 @@ def an_example_never_sees_its_batch(attack: Attack) -> None:
 
 def the_key_decides(attack: Attack) -> None:
     """The same key gives the same points."""
-    for shape, threat in threats():
+    for shape, threat in threats(attack):
         first, second = run(attack, shape, threat), run(attack, shape, threat)
         assert torch.equal(first.found.x, second.found.x), f"{threat.name}: it varies"
 
 
 def the_state_is_rows(attack: Attack) -> None:
     """Every tensor of the state has the batch as its first axis, at first and after a step."""
-    for shape, threat in threats():
+    for shape, threat in threats(attack):
         problem = run(attack, shape, threat).problem
         state = attack.init(problem)
         for moment in ("init", "step"):

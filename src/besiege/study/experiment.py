@@ -372,8 +372,7 @@ def _check(experiment: Experiment, where: str) -> None:
             recipe = table.recipe(catalogs)
             _unique(recipe.name, seen)
             seen[recipe.name] = []
-            catalogs.attacks.build(recipe.attack)
-            catalogs.losses.build(recipe.loss)
+            catalogs.losses.build(recipe.loss or catalogs.attacks.build(recipe.attack).loss)
             for name in table.defenses or links:
                 _view(recipe, name, links[name])
 

@@ -26,6 +26,8 @@ from besiege.defenses.defense import STAGES, Deployed
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.precision import PRECISIONS, in_precision
 
+GIVEN = "given"  # the attack of points that were found elsewhere
+
 # How a link that the recipe's `view` does not name is seen.
 RULES: Mapping[str, str] = {
     "best": "the best surrogate of each link",
@@ -53,7 +55,8 @@ class Recipe:
     precision: "float32", or "bfloat16" for the classifier during the search (`in_precision`); last
         and best point meet in float32, and so does the judge. Since its successes are no facts, no
         example is dropped early: on a deterministic defense the search may take longer.
-    loss: a spec of the loss catalog.  steps, restarts: of the search.
+    loss: a spec of the loss catalog; None for that of the attack.
+    steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     believe_first: stop at the first success on any draw and claim it, as published loops do.
     confirm: fresh draws on which the final point is chosen.
@@ -72,7 +75,7 @@ class Recipe:
     average: str = "loss"
     gradients: str = "backward"
     precision: str = "float32"
-    loss: str = "cross-entropy"
+    loss: str | None = None
     steps: int = 50
     restarts: int = 1
     check_whole: bool = False
@@ -193,6 +196,26 @@ class Siege:
     threat: Threat
     opponents: Opponents = field(default_factory=Opponents)
 
+    def __post_init__(self) -> None:
+        made, ball = self.made, self.threat.ball.name.split()[0]
+        if made.balls and ball not in made.balls:
+            raise BadSetting(
+                f'recipe "{self.recipe.name}": the attack {self.recipe.attack} is made for the '
+                f"balls {', '.join(made.balls)}, but the threat is {self.threat.name}: choose "
+                "another attack (`besiege list attacks`) or keep them apart with `defenses`."
+            )
+
+    @property
+    def made(self) -> Attack:
+        """The attack that the recipe names; none for points that come from elsewhere."""
+        spec, known = self.recipe.attack, self.opponents.attacks
+        return known.build("none" if spec == GIVEN else spec)
+
+    @property
+    def loss(self) -> str:
+        """What is ascended: the recipe's loss, or the attack's own."""
+        return self.recipe.loss or self.made.loss
+
     def attack(self, x0: Tensor, goal: Tensor, key: Key, watch: Watch | None = None) -> Found:
         """Search for adversarial points of x0 (B, C, H, W) in [0, 1].
 
@@ -225,7 +248,7 @@ class Siege:
 
     def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
         recipe, who = self.recipe, self.opponents
-        loss = who.losses.build(recipe.loss)
+        loss = who.losses.build(self.loss)
         return Oracle(view, loss, self.threat, meter, draws, recipe.average, who.micro_batch)
 
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
@@ -279,7 +302,7 @@ class Siege:
             every=watch.every if watch else 0,
         )
         problem = self._problem(x0, goal, key, meter, draws)
-        return search(problem, self.opponents.attacks.build(recipe.attack), meter, plan)
+        return search(problem, self.made, meter, plan)
 
 
 def _shape(x: Tensor) -> Shape:

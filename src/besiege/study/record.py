@@ -46,7 +46,7 @@ def describe(
         "vote": vote,
         **more,
         "recipe": siege.recipe.name,
-        "recipe_settings": asdict(siege.recipe),
+        "recipe_settings": {**asdict(siege.recipe), "loss": siege.loss},
         "view": siege.recipe.view_of(siege.defense),
         "threat": threat.name,
         "ball": threat.ball.name,
