@@ -57,6 +57,21 @@ def test_the_papers_search(
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("steps", range(13))
+def test_the_losses_of_the_papers_search(
+    golden: dict[str, Tensor], network: nn.Module, steps: int
+) -> None:
+    """Recorded before each step, as the mean over both images."""
+    point = golden["x"] + golden["delta0"]
+    if steps:
+        link = AdversarialTransformation(network, steps=steps, clip=False)
+        point = link.forward(golden["x"], start(golden))
+    loss = F.cross_entropy(network(point).detach(), golden["paper_target"])
+    assert torch.equal(network(golden["x"]).argmin(1), golden["paper_target"])
+    assert float(loss) == pytest.approx(float(golden["paper_loss"][steps]), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.shared
 @pytest.mark.parametrize("form", ["adv", "ll"])
 def test_the_released_searches(golden: dict[str, Tensor], network: nn.Module, form: str) -> None:
     link = AdversarialTransformation(network, form=form, clip=False)
@@ -83,7 +98,7 @@ def papers_bpda(
     """
     x = golden["x"].clone().requires_grad_()
     goal = network(x.detach()).argmin(1)
-    point = x + start * (2 * torch.from_numpy(np.random.default_rng(0).random(x.shape)) - 1)
+    point = x + start * (2 * Key.root(0, range(2)).uniform(*x.shape[1:], dtype=x.dtype) - 1)
     for _ in range(steps):
         loss = F.cross_entropy(network(point), goal, reduction="sum")
         (g,) = torch.autograd.grad(loss, point, create_graph=True)
@@ -185,6 +200,23 @@ def test_it_stays_in_the_ball_and_unclipped_it_leaves_the_image() -> None:
     assert wild.forward(x, draw).min() < -0.1
     with pytest.raises(AssertionError, match="not in"):
         transforms.LAWS["the_output_is_an_image"](AdversarialTransformation(Toy(), 0.5, clip=False))
+
+
+@pytest.mark.parametrize("name", [None, "soft-sign"])
+def test_clipped_it_asks_the_network_about_images_only(name: str | None) -> None:
+    seen: list[Tensor] = []
+
+    def spy(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return Toy()(x)
+
+    x = X.round()
+    for clip in (True, False):
+        seen.clear()
+        link = AdversarialTransformation(spy, steps=3, start="zero", clip=clip)
+        (link.forward if name is None else surrogate_of(link, name))(x.requires_grad_(), None)
+        points = torch.stack(seen)
+        assert (float(points.min()) >= 0 and float(points.max()) <= 1) is clip
 
 
 def test_scaled_surrogates_are_no_identity_where_unscaled_ones_are() -> None:
