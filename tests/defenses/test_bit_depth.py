@@ -1,5 +1,6 @@
 """Bit depth: the levels of each rounding."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,25 @@ def test_colour_depth_of_the_released_codes(
         want = golden[f"{name}_levels_{bits}"]
     got = BitDepth(bits=bits, rounding=rounding).forward(x, None) * (2**bits + extra)
     np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_distances_of_the_released_codes(shared: Path, bits: int) -> None:
+    """Of three codes; that of Athalye et al. works in float32."""
+    folder = shared / "golden" / "p1p3p4"
+    figures = json.loads((folder / "channels.json").read_text())[f"cd_{bits}"]
+    with np.load(folder / "inputs.npz") as inputs:
+        x = torch.from_numpy(inputs["imgs32"][:2] / 255).permute(0, 3, 1, 2)
+    for rounding, key in (("nearest", "l2_p4"), ("multiple", "l2_p3"), ("floor", "l2_obf")):
+        y = BitDepth(bits=bits, rounding=rounding).forward(x, None)
+        moved, within = (y - x).flatten(1).norm(dim=1), 1e-5 if rounding == "floor" else 1e-9
+        np.testing.assert_allclose(moved, figures[key], rtol=within, atol=0.1 * within)
+    assert float(y.max()) == pytest.approx(figures["max_obf"], abs=1e-6)
+
+
+@pytest.mark.shared
+def test_float32_keeps_every_grey_level(shared: Path) -> None:
+    with np.load(shared / "golden" / "p1p3p4" / "channels.npz") as golden:
+        lost = (BitDepth(bits=8, rounding="floor").forward(GREYS, None) != GREYS).double().mean()
+        assert float(lost) == golden["obf_trunc_matches_uint8"]

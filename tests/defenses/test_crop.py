@@ -81,6 +81,16 @@ def test_released_boxes_are_possible_ones(shared: Path, size: int) -> None:
         np.testing.assert_array_equal(one, by_pillow(pixels, *box))
 
 
+def test_fixed_places_are_the_sliding_ones() -> None:
+    """The start, the middle and the end of the room of each axis, row by row."""
+    x, link = Key.root(3, [0]).uniform(3, 21, 30), Crop(share=0.5)
+    rooms = 21 - link.side(21), 30 - link.side(30)
+    for i in range(9):
+        corner = [(0, room // 2, room)[at] for at, room in zip(divmod(i, 3), rooms, strict=True)]
+        got = Crop(share=0.5, place=i).forward(x, None)
+        assert torch.equal(got, link.forward(x, torch.tensor([corner])))
+
+
 @pytest.mark.shared
 def test_sliding_places(shared: Path) -> None:
     want = released(shared)["sliding_224"]

@@ -1,5 +1,6 @@
 """Feature distillation and its cosine transform against SciPy and against themselves."""
 
+import numpy as np
 import pytest
 import scipy.fft
 import torch
@@ -34,6 +35,18 @@ def test_the_block_transform_has_its_gradients() -> None:
     assert torch.autograd.gradcheck(dct, x)
     assert torch.autograd.gradcheck(idct, dct(x).detach().requires_grad_())
     assert torch.autograd.gradgradcheck(lambda z: idct(dct(z) ** 2), x)
+
+
+@pytest.mark.parametrize(("low", "high", "side"), [(25, 30, 4), (10, 90, 1), (40, 7, 6)])
+def test_the_steps_of_each_frequency_by_scipy(low: int, high: int, side: int) -> None:
+    x = images(1, 1, 16, 24)
+    table = np.full((SIDE, SIDE), high)
+    table[:side, :side] = low
+    blocks = x.numpy().reshape(2, SIDE, 3, SIDE).transpose(0, 2, 1, 3) * 255
+    steps = np.round(scipy.fft.dctn(blocks, axes=(2, 3), norm="ortho") / table) * table
+    back = scipy.fft.idctn(steps, axes=(2, 3), norm="ortho").transpose(0, 2, 1, 3) / 255
+    got = FeatureDistillation(low=low, high=high, low_size=side).forward(x, None)
+    np.testing.assert_allclose(got[0, 0], back.reshape(16, 24).clip(0, 1), rtol=0, atol=1e-12)
 
 
 def test_ties_of_whole_grey_levels_go_to_even() -> None:

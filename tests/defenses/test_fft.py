@@ -69,17 +69,48 @@ def test_released_padding(golden: dict[str, Any], percent: int, pad: str) -> Non
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("pad", ["nopad", "pow2"])
+@pytest.mark.parametrize("percent", [30, 50, 70])
+def test_released_distances_with_padding(golden: dict[str, Any], percent: int, pad: str) -> None:
+    figures, x = golden["figures"][f"fc96_{pad}_{percent}"], golden["x96"]
+    for space, key in (("pixels", "l2"), ("imagenet", "l2_normalised_then_back")):
+        link = FrequencyCompression(percent, "released", space=space, pad=pad == "pow2", clip=False)
+        assert float((link.forward(x, None) - x).norm()) == pytest.approx(figures[key], rel=1e-9)
+    mask = quarters(2 * figures["mask_shape"][1] - 2, figures["mask_shape"][0], percent)
+    assert list(mask.shape) == figures["mask_shape"]
+    assert int(mask.sum()) == figures["kept_half"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("percent", [1, 5, 10, 20, 30, 50, 60, 70, 75, 80, 90, 95])
+def test_released_figures(golden: dict[str, Any], percent: int) -> None:
+    """Also of the percentages of which no output is recorded."""
+    figures, x = golden["figures"][f"fc32_{percent}"], golden["x32"]
+    y = FrequencyCompression(percent, "released", clip=False).forward(x, None)
+    np.testing.assert_allclose((y - x).flatten(1).norm(dim=1), figures["l2"], rtol=1e-9)
+    extremes = [figures["min"], figures["max"]]
+    np.testing.assert_allclose([y.min(), y.max()], extremes, rtol=0, atol=1e-9)
+    mask = quarters(32, 32, percent)
+    assert int(mask.sum()) == figures["kept_half"]
+    assert 100 * (1 - mask.double().mean()) == pytest.approx(figures["removed_half_percent"])
+    ends = mask[1:, [0, 16]]  # the columns that hold both a frequency and its negative
+    assert int((ends != ends.flip(0)).sum()) == figures["nonhermitian_entries"]
+
+
+@pytest.mark.shared
 @pytest.mark.parametrize("percent", [30, 50])
 def test_released_square(golden: dict[str, Any], percent: int) -> None:
     y = FrequencyCompression(percent=percent, form="squared", clip=False)
     moved = (y.forward(golden["x32"], None) - golden["x32"]).flatten(1).norm(dim=1)
     want = golden["figures"][f"fc32_lshape_{percent}"]["l2"]
     np.testing.assert_allclose(moved, want, rtol=1e-9)
+    rows = MASKS["squared"](32, 32, percent)[:17, 0]
+    assert int(rows.sum()) == golden["figures"][f"fc32_lshape_{percent}"]["n"] + 1  # and 0
 
 
 @pytest.mark.shared
 def test_what_the_released_percentages_remove(golden: dict[str, Any]) -> None:
-    for percent in (1, 5, 10, 50, 90):
+    for percent in (1, 5, 10, 20, 30, 50, 60, 70, 75, 80, 90, 95):
         twice = np.where((np.arange(17) > 0) & (np.arange(17) < 16), 2, 1)
         lost = 100 * (1 - (quarters(32, 32, percent).numpy() * twice).sum() / 32**2)
         want = golden["figures"][f"fc32_{percent}"]["removed_full_percent"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from besiege.core.errors import BadSetting, UnknownName
@@ -54,6 +55,8 @@ def test_released_outputs(
     y = MENet(method=method, matrix=matrix).forward(x, mask_of(golden, matrix, keep, image))
     want = golden["figures"][f"{matrix}_{keep}_{image}"][f"{short}_l2"]
     assert float((y - x).norm()) == pytest.approx(want, rel=1e-9)
+    known = golden["figures"][f"{matrix}_{keep}_{image}"]["p_obs"]
+    assert float(mask_of(golden, matrix, keep, image).double().mean()) == pytest.approx(known)
     if image == 0:
         got = y[0].permute(1, 2, 0).numpy() * 255
         np.testing.assert_allclose(got, golden["arrays"][f"{short}_{matrix}_{keep}_0"], atol=1e-3)
@@ -71,12 +74,36 @@ def test_the_nuclear_norm_reaches_its_recorded_optimum(
     got = torch.linalg.svdvals(y).sum() + (torch.where(m, y - a, 0) ** 2).sum()
     best = golden["figures"][f"concat_{keep}_{image}"]["nuc_opt_obj"]
     assert float(got) <= best * (1 + 1e-8)
+    assert float(got) <= golden["figures"][f"concat_{keep}_{image}"]["nuc_scs_obj"]
     if image == 0:
         want = golden["arrays"][f"nucnorm_opt_{keep}_0"]
         np.testing.assert_allclose(y[0], want, atol=1e-4)
         whole = MENet(method="nuclear").forward(x, kept)
         shown = ((side_by_side(torch.from_numpy(want)[None]) + 1) / 2).clamp(0, 1)
         np.testing.assert_allclose(whole, shown, atol=1e-4)
+
+
+def truncated_by_numpy(a: NDArray[Any], values: int, less: float = 0) -> NDArray[Any]:
+    u, s, v = np.linalg.svd(a, full_matrices=False)
+    return (u[:, :values] * (s[:values] - less).clip(0)) @ v[:values]
+
+
+def test_both_methods_of_the_code_by_numpy() -> None:
+    """Of one channel, 16 x 12, in [-1, 1] with 0 for what is missing."""
+    x, kept = X[:1, :1], KEY[:1].fold("m").bernoulli(0.7, 1, 16, 12)
+    a, known = (2 * x - 1)[0, 0].numpy(), kept[0, 0].numpy()
+    start = np.where(known, a, 0)
+    want = truncated_by_numpy(start, int(0.8 * 16)) / known.mean()
+    got = MENet(method="usvt").forward(x, kept)[0, 0]
+    np.testing.assert_allclose(got, ((want + 1) / 2).clip(0, 1), rtol=0, atol=1e-9)
+
+    y, less = start, np.linalg.norm(start, 2) / 50
+    for _ in range(100):
+        before, y = y, np.where(known, start, truncated_by_numpy(y, 12, less))
+        if np.linalg.norm(y - before) < 1e-3 * np.linalg.norm(np.where(known, 0, before)):
+            break
+    got = MENet(method="soft-impute").forward(x, kept)[0, 0]
+    np.testing.assert_allclose(got, ((y + 1) / 2).clip(0, 1), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("weight", [0.1, 1.0, 4.0])

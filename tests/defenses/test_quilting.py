@@ -61,6 +61,9 @@ def test_the_released_neighbours(golden: Golden, photo: Tensor) -> None:
     squares = quilting.cut_out(photo, grid).flatten(3).flatten(0, 2)
     found = neighbours.nearest(torch.from_numpy(golden["db"]), squares, 10)
     np.testing.assert_array_equal(found, golden["nn10"])
+    np.testing.assert_array_equal(found[:, 0], golden["choice_k1"])
+    picked = found.gather(1, torch.from_numpy(golden["pick"]).long()[:, None])[:, 0]
+    np.testing.assert_array_equal(picked, golden["choice_k10"])
 
 
 @pytest.mark.shared
@@ -133,8 +136,12 @@ def test_a_path_shows_the_new_patch_on_it_and_beyond() -> None:
 
 
 def by_hand(laid: Tensor, grid: quilting.Grid, seam: seams.Seam) -> Tensor:
-    """Patches laid one after another on a canvas."""
-    size, (down, right) = grid.size, (quilting._overlaps(s, grid.size) for s in grid[:2])
+    """Patches laid one after another on a canvas, against what is covered already."""
+    size = grid.size
+    down, right = (
+        [sum(at < before + size for at in range(start, start + size)) for before, start in pairs]
+        for pairs in (itertools.pairwise((-size, *starts)) for starts in grid[:2])
+    )
     canvas = laid.new_zeros(len(laid), laid.shape[3], grid.height, grid.width)
     for (i, top), (j, left) in itertools.product(enumerate(grid.rows), enumerate(grid.columns)):
         window = canvas[:, :, top : top + size, left : left + size]

@@ -36,6 +36,22 @@ def test_released_outputs(shared: Path, name: str, space: str) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("percent", [10, 25, 30, 40, 50, 60, 70, 75, 90])
+def test_released_distances(shared: Path, percent: int) -> None:
+    """Also of the percentages and the space of which no output is recorded."""
+    folder = shared / "golden" / "p1p3p4"
+    figures = json.loads((folder / "channels.json").read_text())[f"svd32_{percent}"]
+    with np.load(folder / "inputs.npz") as inputs:
+        x = torch.from_numpy(inputs["imgs32"][:2] / 255).permute(0, 3, 1, 2)
+    links = [LowRank(percent=percent, space=s, clip=False) for s in ("pixels", "cifar10")]
+    plain, normal = (link.forward(x, None) for link in links)
+    for y, key in ((plain, "l2"), (normal, "l2_norm_space")):
+        np.testing.assert_allclose((y - x).flatten(1).norm(dim=1), figures[key], rtol=1e-9)
+    apart = float((plain - normal).abs().max())
+    assert apart == pytest.approx(figures["max_abs_norm_vs_raw"], rel=1e-9)
+
+
+@pytest.mark.shared
 def test_ranks_of_both_rules(shared: Path) -> None:
     figures = json.loads((shared / "golden" / "p1p3p4" / "channels.json").read_text())
     for percent, (side, storage) in figures["svd_rank_table_224"].items():

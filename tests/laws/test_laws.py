@@ -1,6 +1,7 @@
 """Every catalog entry obeys every law, and every law can fail."""
 
 import random  # noqa: TID251
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from besiege.defenses.transform import Transform
 from besiege.laws import attacks, balls, transforms
 
 
-@pytest.mark.parametrize("law", transforms.LAWS)
+@pytest.mark.parametrize("law", [*transforms.LAWS, "every_setting_matters"])
 @pytest.mark.parametrize("entry", TRANSFORMS.values(), ids=list(TRANSFORMS))
 def test_transforms_obey(entry, law):
     transforms.check(entry, law)
@@ -25,7 +26,20 @@ def test_transforms_obey(entry, law):
 @pytest.mark.parametrize("law", transforms.LAWS.values(), ids=list(transforms.LAWS))
 @pytest.mark.parametrize("chain", ["fd + rdg", "jpeg + again=jpeg:quality=20", "none"])
 def test_chains_obey(chain, law):
-    law(parse_chain(chain))
+    if (chain, law) == ("none", transforms.it_changes_every_image):
+        with pytest.raises(AssertionError, match="returns its input"):
+            law(parse_chain(chain))
+    else:
+        law(parse_chain(chain))
+
+
+@pytest.mark.parametrize("entry", TRANSFORMS.values(), ids=list(TRANSFORMS))
+def test_grey_images_are_changed_too(entry):
+    """More than the law asks, since no built-in transform works on colours only."""
+    want = list(range(transforms.BATCH)) if entry.name == "identity" else []
+    for case in entry.cases:
+        for shape in ((1, 32, 32), (1, 9, 40)):
+            assert transforms.unchanged(entry.factory(**case), shape) == want, (case, shape)
 
 
 @pytest.mark.parametrize("law", attacks.LAWS)
@@ -108,6 +122,17 @@ class Twice(Sound):
         return key.uniform(*shape) + key.uniform(*shape)
 
 
+class Faint(Sound):
+    def forward(self, x, draw):
+        return (x + 1e-3 * draw.to(x.dtype)).clamp(0, 1)
+
+
+class SparesBright(Sound):
+    def forward(self, x, draw):
+        bright = x.mean((1, 2, 3)) > 0.5
+        return torch.where(bright[:, None, None, None], x, super().forward(x, draw))
+
+
 class Unpicklable(Sound):
     def __reduce__(self):
         return Idle, ()
@@ -125,6 +150,9 @@ BROKEN = [
     ("no_global_generator_is_touched", NumpyGlobal()),
     ("no_global_generator_is_touched", PythonGlobal()),
     ("it_pickles", Unpicklable()),
+    ("it_changes_every_image", Idle()),
+    ("it_changes_every_image", Faint()),
+    ("it_changes_every_image", SparesBright()),
 ]
 
 
@@ -139,6 +167,62 @@ def test_the_sound_transform_obeys(law):
 def test_each_law_finds_what_breaks_it(law, link):
     with pytest.raises(AssertionError):
         transforms.LAWS[law](link)
+
+
+def test_the_law_names_the_images_that_come_back():
+    with pytest.raises(AssertionError, match=r"sound returns its input: rows \[0, 1, 2, 3, 4, 5, "):
+        transforms.it_changes_every_image(Idle())
+    x, _ = transforms.images((3, 32, 32))
+    bright = (x.mean((1, 2, 3)) > 0.5).nonzero().flatten().tolist()
+    assert 0 < len(bright) < transforms.BATCH
+    with pytest.raises(AssertionError, match=re.escape(f"rows {bright} of 8")):
+        transforms.it_changes_every_image(SparesBright())
+
+
+def test_a_rare_change_is_one():
+    """One image in two is left alone, each time others."""
+
+    class Seldom(Sound):
+        def forward(self, x, draw):
+            moved = draw[:, 0, 0, 0] < 0.5
+            return torch.where(moved[:, None, None, None], super().forward(x, draw), x)
+
+    transforms.it_changes_every_image(Seldom())
+
+
+@dataclass(frozen=True)
+class Dimmed(Transform):
+    """Has a setting that matters and one that does not."""
+
+    by: float = 0.1
+    idle: int = 1
+    name: str = "dimmed"
+
+    def forward(self, x, draw):
+        return (1 - self.by) * x
+
+    @property
+    def surrogates(self):
+        return {"exact": self.forward}
+
+
+@pytest.mark.parametrize(
+    ("cases", "says"),
+    [
+        (({}, {"idle": 2}), '"dimmed" and "dimmed:idle=2" give the same images'),
+        (({}, {"by": 0.2, "idle": 2}), "same images without idle: it is ignored"),
+    ],
+)
+def test_an_ignored_setting_is_found(cases, says):
+    with pytest.raises(AssertionError, match=says):
+        transforms.check(Entry("dimmed", Dimmed, "test", cases=cases), "every_setting_matters")
+    transforms.check(Entry("dimmed", Dimmed, "test", cases=({}, {"by": 0.2})))
+
+
+def test_an_exception_that_is_none_is_found(monkeypatch):
+    monkeypatch.setattr(transforms, "UNSEEN", {("dimmed", "by"): "no reason"})
+    with pytest.raises(AssertionError, match="remove it from UNSEEN"):
+        transforms.check(Entry("dimmed", Dimmed, "test", cases=({"by": 0.2},)))
 
 
 def test_a_key_used_twice_is_found():

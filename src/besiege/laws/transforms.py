@@ -1,13 +1,17 @@
 """The laws that every transform obeys. Run them on your own: `check(Entry("mine", Mine, "me"))`.
 
-A law is a function of one transform that raises AssertionError. Images are keyed and not flat.
+A law is a function of one transform that raises AssertionError; `every_setting_matters` is one of
+an entry. Images are keyed and not flat.
 """
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import random  # noqa: TID251
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -15,11 +19,19 @@ from torch import Tensor
 
 from besiege.core.batch import Draw, take
 from besiege.core.entry import Entry
+from besiege.core.errors import BadSetting
 from besiege.core.key import Key, watch_reuse
 from besiege.defenses.transform import Graft, Shape, Transform
 
 SHAPES: tuple[Shape, ...] = ((3, 32, 32), (1, 32, 32), (3, 13, 17), (1, 9, 40))
 BATCH = 8
+NOTICEABLE = 0.5 / 255  # rounding to 8 bits could show it
+DRAWS = 16  # chances that a random link has to change an image
+
+UNSEEN: Mapping[tuple[str, str], str] = {
+    ("deflection", "map"): "the map is that of a classifier, and laws run on links by themselves",
+}
+"""Transform and setting -> why its output does not show the setting."""
 
 Law = Callable[[Transform], None]
 
@@ -171,6 +183,32 @@ def it_pickles(link: Transform) -> None:
     assert torch.equal(out, again), f"{link.name} is another one after pickling"
 
 
+def unchanged(link: Transform, shape: Shape) -> list[int]:
+    """Which of the images of this shape come back as they went in, at 16 draws where it draws."""
+    x, key = images(shape)
+    same = torch.ones(BATCH, dtype=torch.bool)
+    for t in range(DRAWS):
+        draw = link.draw(key.fold("again", t), shape)
+        out = link.forward(x, draw)
+        if out.shape != x.shape:
+            return []
+        same &= (out - x).abs().flatten(1).amax(1) < NOTICEABLE
+        if draw is None or not bool(same.any()):
+            break
+    return [i for i, kept in enumerate(same.tolist()) if kept]
+
+
+def it_changes_every_image(link: Transform) -> None:
+    """No colour image comes back as it went in; grey ones may, from what works on colours."""
+    for shape in SHAPES:
+        if shape[0] > 1:
+            rows = unchanged(link, shape)
+            assert not rows, (
+                f"{link.name} returns its input: rows {rows} of {BATCH} are changed by less than "
+                f"half a level of 255, shape {shape}"
+            )
+
+
 LAWS: Mapping[str, Law] = {
     law.__name__: law
     for law in (
@@ -183,29 +221,70 @@ LAWS: Mapping[str, Law] = {
         no_global_generator_is_touched,
         no_key_is_used_twice,
         it_pickles,
+        it_changes_every_image,
     )
 }
 
 
+def every_setting_matters(entry: Entry[Transform]) -> None:
+    """Two cases never give the same images, nor does one with a setting put back to its default.
+
+    Settings without a default, and those which the others do not go without, are left as they are.
+    """
+    links = [entry.factory(**case) for case in entry.cases]
+    for (a, one), (b, other) in combinations(zip(entry.specs, links, strict=True), 2):
+        assert _differ(one, other), f'"{a}" and "{b}" give the same images'
+    for spec, case, link in zip(entry.specs, entry.cases, links, strict=True):
+        for setting in case:
+            if entry.parameters[setting] is inspect.Parameter.empty:
+                continue
+            try:
+                plain = entry.factory(**{k: v for k, v in case.items() if k != setting})
+            except BadSetting:
+                continue
+            seen = (entry.name, setting) not in UNSEEN
+            assert _differ(link, plain) is seen, (
+                f'"{spec}" gives the same images without {setting}: it is ignored'
+                if seen
+                else f'"{spec}" differs without {setting}: remove it from UNSEEN'
+            )
+
+
+def _differ(a: Transform, b: Transform) -> bool:
+    """Whether two links give other images somewhere."""
+    for shape in reversed(SHAPES):  # the small ones first
+        x, key = images(shape)
+        one, other = (link.forward(x, link.draw(key, shape)) for link in (a, b))
+        if not torch.equal(one, other):
+            return True
+    return False
+
+
 def check(entry: Entry[Transform], only: str | None = None) -> None:
-    """Run the laws (or `only` one) on every case of an entry.
+    """Run the laws (or `only` one) on every case of an entry, and `every_setting_matters` on it.
 
     Raises AssertionError with what is broken; also where a law listed in entry.known_failures
     holds, since the list is then stale.
     """
     for name, law in LAWS.items():
-        if only not in (None, name):
-            continue
-        for case in entry.cases:
-            link = entry.factory(**case)
-            if name not in entry.known_failures:
-                law(link)
-                continue
-            try:
-                law(link)
-            except AssertionError:
-                continue
-            raise AssertionError(
-                f"{entry.name} is listed to break the law {name}, but keeps it: "
-                "remove it from known_failures."
-            )
+        if only in (None, name):
+            for case in entry.cases:
+                _hold(entry, name, partial(law, entry.factory(**case)))
+    name = every_setting_matters.__name__
+    if only in (None, name):
+        _hold(entry, name, partial(every_setting_matters, entry))
+
+
+def _hold(entry: Entry[Transform], name: str, law: Callable[[], None]) -> None:
+    """Run one law, which fails exactly where it is listed to."""
+    if name not in entry.known_failures:
+        law()
+        return
+    try:
+        law()
+    except AssertionError:
+        return
+    raise AssertionError(
+        f"{entry.name} is listed to break the law {name}, but keeps it: "
+        "remove it from known_failures."
+    )
