@@ -41,7 +41,12 @@ EOT = "Athalye et al. 2018 (arXiv:1707.07397)"
 # "fd:form=released + rdg:limit=0.25,sampling=nearest,corner=upper-left".
 LOOP = "gradient-descent:rate=0.1,over=abort"
 QIU = "code released with Qiu et al. 2020 (arXiv:2005.13712)"
-_AS_RELEASED: dict[str, Any] = {"attack": LOOP, "steps": 60, "believe_first": True}
+_AS_RELEASED: dict[str, Any] = {
+    "attack": LOOP,
+    "loss": "cross-entropy",
+    "steps": 60,
+    "believe_first": True,
+}
 PUBLISHED = (
     _preset(
         "published-bpda",
