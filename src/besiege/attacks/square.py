@@ -119,7 +119,7 @@ def _ridge(side: int, like: Tensor) -> Tensor:
 
     upper = side // 2
     pattern = torch.cat([bump(upper, side), -bump(side - upper, side)])
-    return (pattern / pattern.norm()).to(like)
+    return pattern.div(pattern.square().sum().sqrt()).to(like)
 
 
 def _radius(p: Problem) -> Tensor:

@@ -73,7 +73,8 @@ def beside_border(classifier: Classifier, x: Tensor, share: float = 0.97) -> Ten
     slope, short = w[None] - w[own][:, None], scores.amax(1, keepdim=True) - scores
     other = (short / slope.norm(dim=2)).scatter(1, own[:, None], torch.inf).argmin(1)
     way = slope[each, other] * (short[each, other] / (slope[each, other] ** 2).sum(1))[:, None]
-    return x + share * way.reshape(x.shape)
+    moved: Tensor = x + share * way.reshape(x.shape)
+    return moved
 
 
 def code_images(labels: Tensor, classes: int, shape: Shape = (1, 4, 4)) -> Tensor:
