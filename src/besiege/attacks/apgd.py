@@ -91,7 +91,7 @@ def apgd_dlr(momentum: float = 0.75) -> Attack:
 
 
 def apgd_t(targets: int = 9, momentum: float = 0.75) -> Attack:
-    """As `apgd`, towards one wrong class after the other: the strongest of the three.
+    """As `apgd`, towards one wrong class after the other.
 
     The `targets` classes that come next at the clean image are reached for in turn, each by a
     search of its own of an equal share of the steps; 100 for each is AutoAttack's budget. What
