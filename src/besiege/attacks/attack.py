@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from besiege.attacks.oracle import Reading
 from besiege.attacks.threat import Threat
@@ -59,6 +61,37 @@ def met(reading: Reading) -> Tensor:
     return reading.won > 0.5
 
 
+def rivals(scores: Tensor, label: Tensor, number: int) -> Tensor:
+    """The classes with the largest scores (B, K) but the label's, best first: (B, n) int64.
+
+    n is `number`, or K - 1 where there are no more.
+
+    >>> rivals(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]), 9)
+    tensor([[2, 0]])
+    """
+    classes = scores.shape[1]
+    hidden = functional.one_hot(label, classes).bool()
+    return scores.masked_fill(hidden, -torch.inf).topk(min(number, classes - 1), 1).indices
+
+
+class Turn(NamedTuple):
+    """A share of the steps."""
+
+    number: int
+    first: int
+    end: int  # one beyond its last step
+
+
+def turn_of(step: int, steps: int, turns: int) -> Turn:
+    """Which of `turns` equal shares of the steps a step is in.
+
+    >>> [turn_of(t, 5, 2).number for t in range(5)], turn_of(3, 5, 2)
+    ([0, 0, 0, 1, 1], Turn(number=1, first=3, end=5))
+    """
+    number = step * turns // steps
+    return Turn(number, -(-number * steps // turns), -(-(number + 1) * steps // turns))
+
+
 class Point(NamedTuple):
     """The state of an attack that carries nothing but its current point."""
 
@@ -75,6 +108,7 @@ class Problem:
     oracle: Ask
     threat: Threat
     steps: int  # how many the search will make, for schedules
+    random: bool = False  # what the oracle asks draws: two readings of one point differ
 
     def take(self, index: Tensor) -> Problem:
         """The problem of some rows."""

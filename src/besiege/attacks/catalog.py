@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from besiege.attacks.apgd import apgd, apgd_dlr, apgd_t
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
+from besiege.attacks.fab import fab, fab_t
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.gradient_descent import gradient_descent
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
 from besiege.attacks.pgd import pgd
+from besiege.attacks.square import square
 from besiege.core.entry import Catalog, Entry
+
+APGD = "Croce & Hein 2020 (arXiv:2003.01690), algorithm 1; l1: 2021 (arXiv:2103.01208)"
+FAB = "Croce & Hein 2020 (arXiv:1907.02044), algorithm 1"
 
 ATTACKS: Catalog[Attack] = Catalog(
     "attack",
@@ -31,6 +37,18 @@ ATTACKS: Catalog[Attack] = Catalog(
             "Qiu et al. 2020, section 4; Athalye et al. 2018 (arXiv:1802.00420), section 5",
             cases=({}, {"over": "abort"}),
         ),
+        # Budgets without settings: auto-PGD, Square, FAB.
+        Entry("apgd", apgd, APGD),
+        Entry("apgd-dlr", apgd_dlr, APGD),
+        Entry("apgd-t", apgd_t, APGD, cases=({"targets": 2},)),
+        Entry(
+            "square",
+            square,
+            "Andriushchenko et al. 2020 (arXiv:1912.00049), algorithms 1 to 3",
+            cases=({}, {"area": 0.2}),
+        ),
+        Entry("fab", fab, FAB, cases=({"classes": 2, "start": "random"},)),
+        Entry("fab-t", fab_t, FAB, cases=({"targets": 2},)),
     ],
 )
 

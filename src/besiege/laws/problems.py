@@ -62,6 +62,21 @@ def largest_gain(classifier: Classifier, ball: Ball, own: Tensor, other: Tensor)
     return ball.eps * dual
 
 
+def beside_border(classifier: Classifier, x: Tensor, share: float = 0.97) -> Tensor:
+    """Images (B, C, H, W) that have gone a share of the l2 way to their nearest border.
+
+    Of a linear classifier. From there no distance is so long that [0, 1] binds, for images that
+    stay well inside.
+    """
+    w, scores = weights_of(classifier), classifier(x).detach()
+    each, own = torch.arange(len(x)), scores.argmax(1)
+    slope, short = w[None] - w[own][:, None], scores.amax(1, keepdim=True) - scores
+    other = (short / slope.norm(dim=2)).scatter(1, own[:, None], torch.inf).argmin(1)
+    way = slope[each, other] * (short[each, other] / (slope[each, other] ** 2).sum(1))[:, None]
+    moved: Tensor = x + share * way.reshape(x.shape)
+    return moved
+
+
 def code_images(labels: Tensor, classes: int, shape: Shape = (1, 4, 4)) -> Tensor:
     """Flat grey images that spell their label: grey (label + 0.5) / classes, (B, *shape)."""
     grey = (labels.float() + 0.5) / classes

@@ -256,7 +256,8 @@ class Siege:
         view = self.recipe.seen(self.defense)
         seen = view.with_classifiers(lambda c: in_precision(c, self.recipe.precision))
         ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
-        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
+        draws_at_all = view.is_random(_shape(x0))
+        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps, draws_at_all)
 
     def _sized(self, x0: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Meter]:
         """Draws a step of each example, (B,) int64, and what it took to find them out.
