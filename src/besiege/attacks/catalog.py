@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
+from besiege.attacks.cw import cw
+from besiege.attacks.ddn import ddn
+from besiege.attacks.deepfool import deepfool
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
+from besiege.attacks.fmn import fmn
 from besiege.attacks.gradient_descent import gradient_descent
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
@@ -31,6 +35,21 @@ ATTACKS: Catalog[Attack] = Catalog(
             "Qiu et al. 2020, section 4; Athalye et al. 2018 (arXiv:1802.00420), section 5",
             cases=({}, {"over": "abort"}),
         ),
+        # Minimum-norm gradient attacks.
+        Entry(
+            "deepfool",
+            deepfool,
+            "Moosavi-Dezfooli et al. 2016 (arXiv:1511.04599), algorithm 2",
+            cases=({}, {"candidates": 1, "sure": 1}),
+        ),
+        Entry(
+            "cw",
+            cw,
+            "Carlini & Wagner 2017 (arXiv:1608.04644), section VI A",
+            cases=({}, {"searches": 1, "c": 10.0, "form": "pixels", "rival": "clean"}),
+        ),
+        Entry("ddn", ddn, "Rony et al. 2019 (arXiv:1811.09600), algorithm 1"),
+        Entry("fmn", fmn, "Pintor et al. 2021 (arXiv:2102.12827), algorithm 1"),
     ],
 )
 
