@@ -19,7 +19,7 @@ INSIDE = 1 - 1e-6  # how far from grey to its bounds atanh is taken: 0 and 1 wou
 STALLED = 0.9999  # an objective above this many times that of the last look no longer falls
 GROWTH = 10.0  # of a c that never met the goal
 LARGEST = 1e10
-LOOKS = 10  # in a search, for an early end
+LOOKS, APART = 10, 100  # in a search, for an early end; steps at least from one to the next
 
 # Form -> (pixels to variable, variable to pixels, slope of the latter).
 FORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
@@ -63,8 +63,9 @@ def cw(
     searches: into which the steps are divided, each from the clean image. 1 keeps c fixed.
     kappa: margin in logits that a success needs, and beyond which it is not pushed.
     form: "tanh" moves w with x = (tanh w + 1) / 2; "pixels" moves pixels and clips them.
-    abort: a search whose objective did not fall for a tenth of its steps ends early; what it leaves
-        over goes to further searches, where other implementations stop.
+    abort: a search whose objective did not fall for a tenth of its steps, at least 100, ends early;
+        what it leaves over goes to further searches. Looks every ten steps, as others take in short
+        searches, cost 9 % of the distance on CIFAR-10 (100 steps a search).
     rival: "best" takes the margin over the best rival now; "clean" over that at the clean image.
     As published: 10 000 steps a search and 9 of them. Guo et al. 2018: form=pixels, rival=clean,
     searches=1, c=10. Perturb-net (P4) on noisy networks: searches=1, rate=0.001, 300 steps; its
@@ -113,7 +114,7 @@ def cw(
         over = moments.age >= length
         if abort:
             value = row_sum((s.x - p.x0) ** 2) + s.c * (kappa - reading.loss).clamp_min(0)
-            look = (moments.age % max(LOOKS, length // LOOKS)) == 0
+            look = (moments.age % max(APART, length // LOOKS)) == 0
             over |= look & (value > STALLED * s.mark)
             s = s._replace(mark=torch.where(look, value, s.mark))
         if searches > 1:
