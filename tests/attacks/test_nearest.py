@@ -8,6 +8,7 @@ import torch
 
 from besiege.attacks.attack import Problem
 from besiege.attacks.cw import cw
+from besiege.attacks.cw_linf import cw_linf
 from besiege.attacks.ddn import ddn
 from besiege.attacks.deepfool import deepfool
 from besiege.attacks.fmn import fmn
@@ -37,6 +38,8 @@ WAYS = [
     ("deepfool", 4, ("l2", "rms", "linf"), 1.0201),
     ("cw:searches=4,c=0.1", 240, ("l2",), 1.02),
     ("cw:searches=4,c=0.1,form=pixels,rate=0.005", 240, ("l2",), 1.02),
+    ("cw-linf:rate=0.02,shrink=0.95", 200, ("linf",), 1.02),
+    ("l-bfgs:searches=14,c=0.1", 210, ("l2",), 1.02),
     ("ddn", 120, ("l2", "rms"), 1.02),
     ("fmn", 80, ("l2", "rms", "linf", "l1"), 1.02),
 ]
@@ -83,7 +86,7 @@ def test_the_nearest_of_several_classes_is_entered(spec, ball):
     assert bool((size <= 1.0201 * sizes.amin(0)).all()), (size / sizes.amin(0)).tolist()
 
 
-@pytest.mark.parametrize("spec", ["deepfool", "cw:searches=2,c=1", "ddn", "fmn:step=0.1"])
+@pytest.mark.parametrize("spec", ["deepfool", "cw:searches=2,c=1", "l-bfgs", "ddn", "fmn:step=0.1"])
 def test_targets_are_hit(spec):
     target = (FOUR(X).argmax(1) + 1) % 4
     found, _ = besieged(FOUR, spec, 100, Threat(BALLS["l2"], targeted=True), target)
@@ -98,17 +101,36 @@ def test_what_is_wrong_already_stays_as_it_is(spec, ball):
     assert bool((size <= (2e-6 if "cw" in spec else 0)).all())  # tanh starts a rounding away
 
 
-@pytest.mark.parametrize("spec", ["deepfool", "cw:rate=0.005", "ddn", "fmn"])
-def test_a_defense_that_is_right_by_chance_keeps_its_true_value(spec):
+@pytest.mark.parametrize(
+    ("spec", "ball"),
+    [(s, RmsL2(0.02)) for s in ("deepfool", "cw:rate=0.005", "l-bfgs", "ddn", "fmn")]
+    + [("cw-linf", Linf(0.02))],
+)
+def test_a_defense_that_is_right_by_chance_keeps_its_true_value(spec, ball):
     key = Key.root(3, range(60))
     y = key.fold("y").integers(10)
     x = code_images(y, 10)
     recipe = Recipe("r", attack=spec, steps=4 if spec == "deepfool" else 12)
-    found = Siege(coin_defense(0.8), recipe, Threat(RmsL2(0.02))).attack(x, y, key)
+    found = Siege(coin_defense(0.8), recipe, Threat(ball)).attack(x, y, key)
     right = (coin_defense(0.8).labels(found.x, key.fold("judge")) == y).double().mean()
     assert abs(right - 0.8) < 0.15
     assert bool(found.lucky.any())
     assert float((found.claim > 0.5).double().mean()) < 0.1
+
+
+def test_cw_linf_is_admitted_by_its_own_tau_after_each_success():
+    own = PAIR(X).argmax(1)
+    threat = Threat(Linf(1.0))
+    oracle = Oracle(Defense(Chain(), PAIR), LOSSES.build("margin"), threat, Meter(None))
+    p = Problem(X, own, KEY, oracle, threat, 40)
+    attack = cw_linf()
+    s = attack.init(p)
+    for t in range(40):
+        before, s = s, attack.step(p, s, t)
+        better = s.high < before.high
+        assert bool((s.tau[better] < s.high[better]).all())
+        assert bool((s.low <= s.high).all())
+    assert bool(s.high.isfinite().all())
 
 
 def test_c_is_searched_for():
@@ -191,6 +213,7 @@ def test_one_step_of_ddn_is_its_formula():
         (lambda: cw(form="tan"), UnknownName, 'Did you mean "tanh"'),
         (lambda: cw(rate=0), BadSetting, "rate > 0"),
         (lambda: cw(rival="first"), UnknownName, "Unknown rival in attack cw"),
+        (lambda: cw_linf(shrink=1), BadSetting, "0 < shrink < 1"),
         (lambda: ddn(gamma=1), BadSetting, "0 < gamma < 1"),
         (lambda: fmn(step=0), BadSetting, "step > 0"),
     ],
