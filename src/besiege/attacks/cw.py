@@ -85,18 +85,8 @@ def cw(
     variable, pixels, slope_of = FORMS[form]
 
     def init(p: Problem) -> Searching:
-        w = variable(p.x0)
-        each = p.x0.new_ones(len(p.x0))
-        return Searching(
-            x=p.threat.project(pixels(w), p.x0),
-            w=w,
-            moments=Moments.none(w),
-            c=c * each,
-            low=0 * each,
-            high=torch.inf * each,
-            hit=each < 0,
-            mark=torch.inf * each,
-            raised=p.x0.new_empty(len(p.x0), 0),
+        return _begin(p, variable(p.x0), c)._replace(
+            x=p.threat.project(pixels(variable(p.x0)), p.x0)
         )
 
     def advance(p: Problem, s: Searching, t: int) -> Searching:
@@ -113,16 +103,29 @@ def cw(
         length = max(1, p.steps // searches)
         over = moments.age >= length
         if abort:
-            value = row_sum((s.x - p.x0) ** 2) + s.c * (kappa - reading.loss).clamp_min(0)
             look = (moments.age % max(APART, length // LOOKS)) == 0
-            over |= look & (value > STALLED * s.mark)
-            s = s._replace(mark=torch.where(look, value, s.mark))
+            stalled, s = _look(p, s, (kappa - reading.loss).clamp_min(0), look)
+            over |= stalled
         if searches > 1:
             s, start = _next_search(s, over), variable(p.x0)
             w, moments = torch.where(rows(over, w), start, w), moments.forget(over)
         return s._replace(x=p.threat.project(pixels(w), p.x0), w=w, moments=moments)
 
     return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True)
+
+
+def _begin(p: Problem, w: Tensor, c: float) -> Searching:
+    """All rows in their first search."""
+    each = p.x0.new_ones(len(p.x0))
+    far, raised = torch.inf * each, p.x0.new_empty(len(p.x0), 0)
+    return Searching(p.x0, w, Moments.none(w), c * each, 0 * each, far, each < 0, far, raised)
+
+
+def _look(p: Problem, s: Searching, hinge: Tensor, look: Tensor) -> tuple[Tensor, Searching]:
+    """Which of the rows `look` have stalled, and the mark that the next look compares with."""
+    value = row_sum((s.x - p.x0) ** 2) + s.c * hinge
+    stalled = look & (value > STALLED * s.mark)
+    return stalled, s._replace(mark=torch.where(look, value, s.mark))
 
 
 def _next_search(s: Searching, over: Tensor) -> Searching:
