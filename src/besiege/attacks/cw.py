@@ -75,13 +75,7 @@ def cw(
     objective is returned whether or not it meets the goal, and one lucky draw is a success.
     Cost: one forward and one backward pass a draw and step.
     """
-    one_of("form", form, FORMS, "attack cw")
-    one_of("rival", rival, ("best", "clean"), "attack cw")
-    if not (rate > 0 and c > 0 and searches >= 1 and kappa >= 0):
-        raise BadSetting(
-            "attack cw takes rate > 0, c > 0, searches >= 1 and kappa >= 0, got "
-            f"{rate:g}, {c:g}, {searches} and {kappa:g}."
-        )
+    _check(rate, c, searches, kappa, form, rival)
     variable, pixels, slope_of = FORMS[form]
 
     def init(p: Problem) -> Searching:
@@ -112,6 +106,16 @@ def cw(
         return s._replace(x=p.threat.project(pixels(w), p.x0), w=w, moments=moments)
 
     return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True)
+
+
+def _check(rate: float, c: float, searches: int, kappa: float, form: str, rival: str) -> None:
+    one_of("form", form, FORMS, "attack cw")
+    one_of("rival", rival, ("best", "clean"), "attack cw")
+    if not (rate > 0 and c > 0 and searches >= 1 and kappa >= 0):
+        raise BadSetting(
+            "attack cw takes rate > 0, c > 0, searches >= 1 and kappa >= 0, got "
+            f"{rate:g}, {c:g}, {searches} and {kappa:g}."
+        )
 
 
 def _begin(p: Problem, w: Tensor, c: float) -> Searching:
