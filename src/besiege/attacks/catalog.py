@@ -6,9 +6,15 @@ from besiege.attacks.apgd import apgd, apgd_dlr, apgd_t
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
 from besiege.attacks.fab import fab, fab_t
+from besiege.attacks.cw import cw
+from besiege.attacks.cw_linf import cw_linf
+from besiege.attacks.ddn import ddn
+from besiege.attacks.deepfool import deepfool
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
+from besiege.attacks.fmn import fmn
 from besiege.attacks.gradient_descent import gradient_descent
+from besiege.attacks.l_bfgs import l_bfgs
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
 from besiege.attacks.pgd import pgd
@@ -49,6 +55,23 @@ ATTACKS: Catalog[Attack] = Catalog(
         ),
         Entry("fab", fab, FAB, cases=({"classes": 2, "start": "random"},)),
         Entry("fab-t", fab_t, FAB, cases=({"targets": 2},)),
+        # Minimum-norm gradient attacks.
+        Entry(
+            "deepfool",
+            deepfool,
+            "Moosavi-Dezfooli et al. 2016 (arXiv:1511.04599), algorithm 2",
+            cases=({}, {"candidates": 1, "sure": 1}),
+        ),
+        Entry(
+            "cw",
+            cw,
+            "Carlini & Wagner 2017 (arXiv:1608.04644), section VI A",
+            cases=({}, {"searches": 1, "c": 10.0, "form": "pixels", "rival": "clean"}),
+        ),
+        Entry("cw-linf", cw_linf, "Carlini & Wagner 2017 (arXiv:1608.04644), section VI C"),
+        Entry("ddn", ddn, "Rony et al. 2019 (arXiv:1811.09600), algorithm 1"),
+        Entry("l-bfgs", l_bfgs, "Szegedy et al. 2014 (arXiv:1312.6199), section 4.1"),
+        Entry("fmn", fmn, "Pintor et al. 2021 (arXiv:2102.12827), algorithm 1"),
     ],
 )
 
