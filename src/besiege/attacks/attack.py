@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -124,3 +124,21 @@ class Attack:
     balls: tuple[str, ...] = ()
     loss: str = "cross-entropy"
     nearest: bool = False
+
+    @property
+    def traits(self) -> Mapping[str, str]:
+        """What a user has to know before it is chosen, in words.
+
+        >>> for trait in Attack(lambda p: Point(p.x0), lambda p, s, t: s).traits.items():
+        ...     print(*trait, sep=": ")
+        access: gradients
+        balls: any
+        looks for: worst in the ball
+        loss: cross-entropy
+        """
+        return {
+            "access": self.access,
+            "balls": ", ".join(self.balls) or "any",
+            "looks for": "nearest" if self.nearest else "worst in the ball",
+            "loss": self.loss,
+        }
