@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -30,16 +30,29 @@ class Ask(Protocol):
         ...
 
 
-# Where gradients come from: from an oracle to the one that an attack asks in its place.
-Gradients: TypeAlias = Callable[[Ask], Ask]
+class Gradients(Protocol):
+    """Where gradients come from: from an oracle to the one that an attack asks in its place."""
+
+    @property
+    def estimates(self) -> bool:
+        """Whether they are estimates from forward passes, so that none goes backward."""
+        return False
+
+    def __call__(self, oracle: Ask) -> Ask:
+        """The oracle to ask in place of this one."""
+        ...
 
 
-def backward() -> Gradients:
+@dataclass(frozen=True)
+class Backward(Gradients):
     """Backward passes through the defense as the attacker sees it.
 
     Needs the access "gradients". Cost: as many backwards as forwards.
     """
-    return lambda oracle: oracle
+
+    def __call__(self, oracle: Ask) -> Ask:
+        """The oracle itself."""
+        return oracle
 
 
 class State(Protocol):

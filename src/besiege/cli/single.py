@@ -30,7 +30,9 @@ def besiege_one(
     from besiege.study.experiment import experiment_from
 
     ball, size = parse_spec(threat)
-    attackers = [{"kind": kind, "steps": steps, **(more or {})} for kind in recipes if kind != "none"]
+    attackers = [
+        {"kind": kind, "steps": steps, **(more or {})} for kind in recipes if kind != "none"
+    ]
     settings: dict[str, Any] = {
         "name": f"{command} of {defense}",
         "data": data,

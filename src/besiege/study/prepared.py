@@ -90,6 +90,7 @@ class Prepared:
         key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
         defenses = {id(s.defense): s.defense for s in self.sieges.values()}.values()
         parts = [part.classifier for defense in defenses for part in defense.parts]
+        parts += [m for siege in self.sieges.values() for m in siege.opponents.models.values()]
         for classifier in {id(c): c for c in (self.classifier, *parts)}.values():
             _check_fit(classifier, self.classifier)
             check_classifier(classifier, x)
@@ -193,22 +194,28 @@ def prepare(experiment: Experiment) -> Prepared:
         "weights": weights_hash(classifier),
         "plugins": [file_hash(path) for path in experiment.files()],
     }
-    sources = {g.model for g in experiment.guards if g.model is not None}
-    classifiers: dict[str | None, Classifier] = {None: classifier}
-    for own in sorted(sources):
-        classifiers[own] = load_model(own, catalogs.models, engine.device, images.shape)
+    cells = experiment.cells(catalogs)
+    sources = {m for cell in cells for m in cell.recipe.models or ()}.union(experiment.models)
+    others = {
+        s: load_model(s, catalogs.models, engine.device, images.shape) for s in sorted(sources)
+    }
+    classifiers: dict[str | None, Classifier] = {None: classifier, **others}
     hashes = {source: weights_hash(model) for source, model in classifiers.items()}
-    opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
+    opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch, others)
     sieges, records = {}, []
-    for spec in experiment.cells(catalogs):
+    for spec in cells:
         table = spec.defense
         defense = table.deployed(catalogs.transforms, classifiers)
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
         record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
-        named = {**record, **table.placed(_name).record()}
+        settings = dict(record["recipe_settings"])
+        named = {**record, **table.placed(_name).record(), "recipe_settings": settings}
         # By defense: two files of one name may lie in two folders.
         if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
             named["weights"] = weights
+        if models := spec.recipe.models:
+            named["recipe_settings"] |= {"models": [respelled(m, _name) for m in models]}
+            named["recipe_weights"] = [hashes[m] for m in models]
         cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
