@@ -129,6 +129,8 @@ class Attack:
     loss: what it ascends unless the recipe names another, a spec of the loss catalog.
     nearest: it looks for the nearest point that meets the goal, not for the worst of the ball: no
         example is dropped at its first success, and of two successes the nearer one counts.
+    whole: of an attack of another library, which runs to its end by itself: problem -> points
+        (B, C, H, W), in the ball or not; `init` and `step` are then not called.
     """
 
     init: Callable[[Problem], Any]
@@ -137,6 +139,7 @@ class Attack:
     balls: tuple[str, ...] = ()
     loss: str = "cross-entropy"
     nearest: bool = False
+    whole: Callable[[Problem], Tensor] | None = None
 
     @property
     def traits(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from besiege.attacks.attack import Attack, Backward, Gradients
 from besiege.attacks.bim import bim
+from besiege.attacks.bridge import foreign_attack
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.gradient_descent import gradient_descent
@@ -60,3 +61,11 @@ GRADIENTS: Catalog[Gradients] = Catalog(
         ),
     ],
 )
+
+
+def load_attack(spec: str, catalog: Catalog[Attack] = ATTACKS) -> Attack:
+    """The attack that `spec` names, "pgd:step=0.1" or "foolbox:L2DeepFoolAttack(steps=50)".
+
+    Raises UnknownName or BadSetting.
+    """
+    return foreign_attack(spec) or catalog.build(spec)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, ValidationError
 
+from besiege.attacks.catalog import load_attack
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
@@ -365,7 +366,7 @@ def _check(experiment: Experiment, where: str) -> None:
             recipe = table.recipe(catalogs)
             _unique(recipe.name, seen)
             seen[recipe.name] = []
-            catalogs.losses.build(recipe.loss or catalogs.attacks.build(recipe.attack).loss)
+            catalogs.losses.build(recipe.loss or load_attack(recipe.attack, catalogs.attacks).loss)
             for name in table.defenses or links:
                 _view(recipe, name, links[name])
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.attack import Ask, Attack, Problem
-from besiege.attacks.catalog import ATTACKS, GRADIENTS
+from besiege.attacks.catalog import ATTACKS, GRADIENTS, load_attack
 from besiege.attacks.draws import draws_for
 from besiege.attacks.joint import Joint
 from besiege.attacks.loss import LOSSES, Loss
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
-from besiege.attacks.search import Found, Plan, search
+from besiege.attacks.search import Found, Plan, hand_over, search
 from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, one_of, unknown
@@ -49,7 +49,8 @@ RULES: Mapping[str, str] = {
 class Recipe:
     """One attacker.
 
-    attack: a spec of the attack catalog, "pgd:step=0.1,decay=cosine".
+    attack: a spec of the attack catalog, "pgd:step=0.1,decay=cosine", or an attack of another
+        library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)".
     links: the rule for links that `view` does not name, one of RULES.
     view: link name -> "SURROGATE", "as-is", "skip", "frozen" or "frozen:SURROGATE".
     models: specs of the model catalog. The attacker asks these in place of the defense's own, each
@@ -223,7 +224,7 @@ class Siege:
     def made(self) -> Attack:
         """The attack that the recipe names; none for points that come from elsewhere."""
         spec, known = self.recipe.attack, self.opponents.attacks
-        return known.build("none" if spec == GIVEN else spec)
+        return load_attack("none" if spec == GIVEN else spec, known)
 
     def _check_models(self) -> None:
         """Raise BadSetting where the models of the recipe are not at hand, or are no fit."""
@@ -292,7 +293,8 @@ class Siege:
             parts.append(found._replace(draws=draws[index]))
             order.append(index)
         back = torch.cat(order).argsort()
-        found = Found(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        found = Found(*(None if c[0] is None else torch.cat(c)[back] for c in columns))
         return found._replace(
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
@@ -310,11 +312,14 @@ class Siege:
         oracles = [self._oracle(view, meter, draws) for view in views]
         return oracles[0] if len(oracles) == 1 else Joint(oracles)
 
-    def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
-        """What the attack sees: the view in the recipe's precision, gradients from its source."""
+    def ask(self, meter: Meter, draws: int) -> Ask:
+        """What the attack asks: the views in the recipe's precision, gradients from its source."""
         asked = self._asked(meter, draws, self.recipe.precision)
-        ask = GRADIENTS.build(self.recipe.gradients)(asked)
-        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps)
+        return GRADIENTS.build(self.recipe.gradients)(asked)
+
+    def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
+        """What the attack sees."""
+        return Problem(x0, goal, key, self.ask(meter, draws), self.threat, self.recipe.steps)
 
     def _sized(self, x0: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Meter]:
         """Draws a step of each example, (B,) int64, and what it took to find them out.
@@ -357,7 +362,8 @@ class Siege:
             every=watch.every if watch else 0,
         )
         problem = self._problem(x0, goal, key, meter, draws)
-        return search(problem, self.made, meter, plan)
+        made = self.made
+        return (hand_over if made.whole else search)(problem, made, meter, plan)
 
 
 def _shape(x: Tensor) -> Shape:
