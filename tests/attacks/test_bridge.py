@@ -104,7 +104,7 @@ def test_foolbox_finds_the_nearest_point_of_a_linear_model():
     distance = (found.x - X).flatten(1).norm(dim=1)
     assert bool((found.claim == 1).all())
     assert bool((distance >= 0.999 * optimum).all())
-    assert bool((distance <= 1.02 * optimum).all())
+    assert bool((distance <= 1.01 * optimum + 3e-4).all())  # they add 1e-4
     assert bool((found.backwards > 0).all())
     assert not bool(found.strayed.any())
 

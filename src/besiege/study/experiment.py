@@ -46,8 +46,10 @@ class Data(Sourced):
     select: Literal["all", "correct"] = Field(
         default="all", description='"correct": only those that the bare classifier gets right'
     )
-    targets: Literal["random", "given"] = Field(
-        default="random", description="of targeted threats: drawn by key, or those of the image set"
+    targets: Literal["random", "given", "least-likely", "runner-up"] = Field(
+        default="random",
+        description="of targeted threats: drawn by key, those of the image set, or of all wrong "
+        "labels the one that the bare classifier takes for least, or most, likely",
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
+from besiege.core.batch import chunks
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
@@ -62,20 +63,27 @@ class Prepared:
         x, label = found.x.to(device), found.y.to(device)
         check_images(x, label, self.classifier.num_classes, self.classifier.channels, ids)
         target = torch.full_like(label, -1)
-        if threat.targeted and self.experiment.data.targets == "given":
-            if found.targets is None:
+        if threat.targeted:
+            target = self._targets(found.targets, x, label, ids)
+        return Examples(ids, x, label, target)
+
+    def _targets(
+        self, given: Tensor | None, x: Tensor, label: Tensor, ids: tuple[int, ...]
+    ) -> Tensor:
+        """As data.targets says, (B,) int64."""
+        how = self.experiment.data.targets
+        if how == "given":
+            if given is None:
                 raise BadSetting(
                     f'data.targets = "given", but {self.images.name} gives no targets: '
                     'use targets = "random".'
                 )
-            target = found.targets.to(device)
-        elif threat.targeted:
-            target = random_targets(
-                Key.root(self.experiment.seed, list(ids), device),
-                label,
-                self.classifier.num_classes,
-            )
-        return Examples(ids, x, label, target)
+            return given.to(label)
+        if how == "random":
+            key = Key.root(self.experiment.seed, list(ids), label.device)
+            return random_targets(key, label, self.classifier.num_classes)
+        micro_batch = self.experiment.engine.micro_batch
+        return ranked_targets(self.classifier, x, label, how == "least-likely", micro_batch)
 
     def check(self, ids: Sequence[int]) -> None:
         """Refuse a model or a defense whose scores would mean nothing, before anything is attacked.
@@ -168,6 +176,27 @@ def random_targets(key: Key, label: Tensor, classes: int) -> Tensor:
     """A target for each example, uniform over the classes that are not its label, (B,) int64."""
     other = key.fold("target").integers(classes - 1)
     return other + (other >= label).long()
+
+
+def ranked_targets(
+    classifier: Classifier, x: Tensor, label: Tensor, least: bool, micro_batch: int = 32
+) -> Tensor:
+    """Of all wrong labels the least likely, or the likeliest, on the clean image, (B,) int64.
+
+    x: (B, C, H, W) in [0, 1]. Kurakin et al. 2017 (arXiv:1607.02533), section 2.3, take the least
+    likely of all labels, which is another one only where that is the true label.
+    Cost: one forward of the bare classifier.
+    """
+    with torch.no_grad():
+        parts = [
+            classifier(x[index])[: window.stop - window.start]
+            for window, index in chunks(len(x), micro_batch, x.device)
+        ]
+    own = torch.nn.functional.one_hot(label, classifier.num_classes).bool()
+    logits = torch.cat(parts)
+    if least:
+        return logits.masked_fill(own, torch.inf).argmin(1)
+    return logits.masked_fill(own, -torch.inf).argmax(1)
 
 
 def judging_of(experiment: Experiment) -> Judging:
