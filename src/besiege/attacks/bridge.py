@@ -41,7 +41,7 @@ class _Asked(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc, no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, None, None, None]:
         x, ask, goal, key = ctx.asked
         with torch.enable_grad():  # which a backward pass switches off
@@ -158,10 +158,13 @@ def _value(node: ast.expr) -> Any:
         return parse_value(ast.unparse(node).replace(" ", ""))
 
 
+# Balls whose plain norm is none of l2 and linf.
+NORMS = {**dict.fromkeys(EUCLIDEAN, 2.0), "l1": 1.0}
+
+
 def _norm(p: Problem) -> float:
     """Of the ball: 1, 2 or infinity."""
-    name = p.threat.ball.name.split()[0]
-    return 2.0 if name in EUCLIDEAN else 1.0 if name == "l1" else math.inf
+    return NORMS.get(p.threat.ball.name.split()[0], math.inf)
 
 
 def _radius(p: Problem) -> float:

@@ -9,10 +9,10 @@ two points, the last and the best read, meet on fresh draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -301,6 +301,12 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         won=_filled(hunt.won),
         spent=spent,
     )
+
+
+def joined_rows(parts: Sequence[Found], order: Tensor) -> Found:
+    """What was found of several batches as of one, its rows in `order`."""
+    columns: Any = zip(*parts, strict=True)
+    return Found(*(None if c[0] is None else torch.cat(c)[order] for c in columns))
 
 
 def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:

@@ -228,7 +228,8 @@ def prepare(experiment: Experiment) -> Prepared:
     others = {
         s: load_model(s, catalogs.models, engine.device, images.shape) for s in sorted(sources)
     }
-    classifiers: dict[str | None, Classifier] = {None: classifier, **others}
+    classifiers: dict[str | None, Classifier] = {None: classifier}
+    classifiers.update(others)
     hashes = {source: weights_hash(model) for source, model in classifiers.items()}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch, others)
     sieges, records = {}, []

@@ -18,7 +18,7 @@ from besiege.attacks.draws import draws_for
 from besiege.attacks.joint import Joint
 from besiege.attacks.loss import LOSSES, Loss
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
-from besiege.attacks.search import Found, Plan, hand_over, search
+from besiege.attacks.search import Found, Plan, hand_over, joined_rows, search
 from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
 from besiege.core.errors import BadSetting, one_of, unknown
@@ -257,8 +257,11 @@ class Siege:
         view, names = self.recipe.seen(self.defense), self.recipe.models
         if names is None:
             return (view,)
-        others = [self.opponents.models[name] for name in names]
-        around = [view.with_classifiers(lambda _, other=other: other) for other in others]
+
+        def around_one(other: Classifier) -> Deployed:
+            return view.with_classifiers(lambda _: other)
+
+        around = [around_one(self.opponents.models[name]) for name in names]
         if len(around) == 1 or self.recipe.joined == "loss":
             return tuple(around)
         return (joined(around, self.recipe.joined),)
@@ -292,9 +295,7 @@ class Siege:
             found = self._search(x0[index], goal[index], own[index], some, n, left)
             parts.append(found._replace(draws=draws[index]))
             order.append(index)
-        back = torch.cat(order).argsort()
-        columns = zip(*parts, strict=True)
-        found = Found(*(None if c[0] is None else torch.cat(c)[back] for c in columns))
+        found = joined_rows(parts, torch.cat(order).argsort())
         return found._replace(
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
