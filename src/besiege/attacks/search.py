@@ -306,7 +306,8 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
 def joined_rows(parts: Sequence[Found], order: Tensor) -> Found:
     """What was found of several batches as of one, its rows in `order`."""
     columns: Any = zip(*parts, strict=True)
-    return Found(*(None if c[0] is None else torch.cat(c)[order] for c in columns))
+    whole: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
+    return Found(*whole)
 
 
 def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
