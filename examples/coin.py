@@ -30,8 +30,11 @@ def score(p: float, recipe: str, eps: float, steps: int) -> tuple[float, float]:
     label = torch.arange(EXAMPLES) % 10
     x, key = code_images(label, 10), Key.root(0, range(EXAMPLES))
     made = RECIPES.build(recipe)
-    made = RECIPES.build(recipe, steps=min(steps, made.steps))
-    siege = Siege(coin_defense(p), made, Threat(Linf(eps)), Opponents(micro_batch=500))
+    named = {} if made.models is None else {"models": ("speller",)}
+    made = RECIPES.build(recipe, steps=min(steps, made.steps), **named)
+    defense = coin_defense(p)
+    who = Opponents(micro_batch=500, models={"speller": defense.classifier})
+    siege = Siege(defense, made, Threat(Linf(eps)), who)
     found = siege.attack(x, label, key)
     verdict = judge(
         siege.defense, siege.threat, found.x, x, key, Judging(draws=DRAWS, micro_batch=500)

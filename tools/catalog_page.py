@@ -37,12 +37,15 @@ SETTINGS = {
     "attack": "the search, an [attack](catalog.md) and its parameters",
     "links": "how links are seen that `view` does not name, see below",
     "view": "link -> how it is seen",
+    "models": "other [models](transfer.md) to attack in place of the defense's own",
+    "joined": "how several of them answer as one: the mean of `logits`, `probabilities` or `loss`",
     "draws": "draws that one reading, and so one gradient, is the mean of",
     "cosine": "`draws` chosen by example instead: as many as give the mean gradient this cosine "
     "with the true mean, at the clean image; in powers of two",
     "most_draws": "the most that `cosine` may choose",
     "average": "what is averaged: `loss`, `probabilities` or `logits`",
-    "gradients": "where [gradients](catalog.md) come from: `backward` or `finite-differences`",
+    "gradients": "where [gradients](catalog.md) come from: `backward`, `finite-differences` or "
+    "`varied`",
     "precision": "of the classifier during the search: `float32` or `bfloat16`",
     "loss": "what is ascended, a [loss](catalog.md)",
     "steps": "of the search",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
+    from besiege.study.bridge import bridge as bridge
     from besiege.study.descent import descent as descent
     from besiege.study.imitation import imitate as imitate
     from besiege.study.judge import judge as judge
@@ -78,6 +79,7 @@ _HOMES = {
     "TRANSFORMS": "defenses.catalog",
     "Threat": "attacks.threat",
     "Transform": "defenses.transform",
+    "bridge": "study.bridge",
     "descent": "study.descent",
     "evaluate": "evaluation",
     "from_callable": "models.callable",

@@ -17,6 +17,8 @@ from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.defenses.defense import Deployed
+from besiege.models.catalog import load_model
+from besiege.models.classifier import Classifier
 from besiege.report.tables import Summary, summarise
 from besiege.study.content import content
 from besiege.study.judge import Judging, check_images
@@ -36,6 +38,7 @@ def evaluate(
     *,
     recipes: Sequence[str | Recipe] = ("none", "oblivious", "bpda", "bpda+eot"),
     targets: Tensor | None = None,
+    models: Mapping[str, Classifier] | None = None,
     steps: int = 50,
     draws: int = 20,
     seed: int = 0,
@@ -46,6 +49,8 @@ def evaluate(
 
     x (B, C, H, W) float in [0, 1], y (B,) labels; example i has id i.
     threat: a ball (untargeted) or a Threat; targets (B,) for a targeted one, else drawn at random.
+    models: other models by the names under which recipes attack them in place of the defense's
+        (`Recipe.models`); a name that is not among them is a spec of the model catalog.
     steps: of every recipe given by name, but "none".  draws: of the judge, an example.
     out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing.
     Returns a summary that prints as a table, in a terminal and in a notebook.
@@ -67,12 +72,14 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = threat if isinstance(threat, Threat) else Threat(threat)
     examples = _examples(defense, x, y, goal, targets, seed)
-    for part in defense.parts:
-        check_classifier(part.classifier, x[:8])
+    chosen = [_recipe(named, steps) for named in recipes]
+    others = _others(chosen, models or {}, x)
+    for classifier in (*(part.classifier for part in defense.parts), *others.values()):
+        check_classifier(classifier, x[:8])
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     judging = Judging(draws=draws, micro_batch=micro_batch)
-    opponents = Opponents(micro_batch=micro_batch)
-    sieges = [Siege(defense, _recipe(named, steps), goal, opponents) for named in recipes]
+    opponents = Opponents(micro_batch=micro_batch, models=others)
+    sieges = [Siege(defense, recipe, goal, opponents) for recipe in chosen]
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "run" if out is None else Path(out)
         _run(path, sieges, examples, seed, judging)
@@ -105,6 +112,7 @@ def _run(
     fingerprint = {
         "seed": seed,
         "weights": weights_hash(*(part.classifier for part in defense.parts)),
+        "models": {n: weights_hash(m) for n, m in sieges[0].opponents.models.items()},
         "chain": " & ".join(content(part.chain) for part in defense.parts),
         "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "targets": examples.target.tolist(),
@@ -236,3 +244,15 @@ def _recipe(named: str | Recipe, steps: int) -> Recipe:
         return named
     recipe = RECIPES.build(named)
     return replace(recipe, steps=steps) if recipe.steps else recipe
+
+
+def _others(
+    recipes: Sequence[Recipe], given: Mapping[str, Classifier], x: Tensor
+) -> dict[str, Classifier]:
+    """The models that recipes name, by these names."""
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    names = dict.fromkeys(name for recipe in recipes for name in recipe.models or ())
+    return {
+        name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
+        for name in names
+    }

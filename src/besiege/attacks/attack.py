@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,16 +32,29 @@ class Ask(Protocol):
         ...
 
 
-# Where gradients come from: from an oracle to the one that an attack asks in its place.
-Gradients: TypeAlias = Callable[[Ask], Ask]
+class Gradients(Protocol):
+    """Where gradients come from: from an oracle to the one that an attack asks in its place."""
+
+    @property
+    def estimates(self) -> bool:
+        """Whether they are estimates from forward passes, so that none goes backward."""
+        return False
+
+    def __call__(self, oracle: Ask) -> Ask:
+        """The oracle to ask in place of this one."""
+        ...
 
 
-def backward() -> Gradients:
+@dataclass(frozen=True)
+class Backward(Gradients):
     """Backward passes through the defense as the attacker sees it.
 
     Needs the access "gradients". Cost: as many backwards as forwards.
     """
-    return lambda oracle: oracle
+
+    def __call__(self, oracle: Ask) -> Ask:
+        """The oracle itself."""
+        return oracle
 
 
 class State(Protocol):
@@ -150,6 +163,8 @@ class Attack:
     loss: what it ascends unless the recipe names another, a spec of the loss catalog.
     nearest: it looks for the nearest point that meets the goal, not for the worst of the ball: no
         example is dropped at its first success, and of two successes the nearer one counts.
+    whole: of an attack of another library, which runs to its end by itself: problem -> points
+        (B, C, H, W), in the ball or not; `init` and `step` are then not called.
     """
 
     init: Callable[[Problem], Any]
@@ -158,3 +173,22 @@ class Attack:
     balls: tuple[str, ...] = ()
     loss: str = "cross-entropy"
     nearest: bool = False
+    whole: Callable[[Problem], Tensor] | None = None
+
+    @property
+    def traits(self) -> Mapping[str, str]:
+        """What a user has to know before it is chosen, in words.
+
+        >>> for trait in Attack(lambda p: Point(p.x0), lambda p, s, t: s).traits.items():
+        ...     print(*trait, sep=": ")
+        access: gradients
+        balls: any
+        looks for: worst in the ball
+        loss: cross-entropy
+        """
+        return {
+            "access": self.access,
+            "balls": ", ".join(self.balls) or "any",
+            "looks for": "nearest" if self.nearest else "worst in the ball",
+            "loss": self.loss,
+        }

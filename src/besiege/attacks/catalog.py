@@ -10,6 +10,9 @@ from besiege.attacks.cw import cw
 from besiege.attacks.cw_linf import cw_linf
 from besiege.attacks.ddn import ddn
 from besiege.attacks.deepfool import deepfool
+from besiege.attacks.attack import Attack, Backward, Gradients
+from besiege.attacks.bim import bim
+from besiege.attacks.bridge import foreign_attack
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.fmn import fmn
@@ -19,6 +22,7 @@ from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
 from besiege.attacks.pgd import pgd
 from besiege.attacks.square import square
+from besiege.attacks.varied import Varied
 from besiege.core.entry import Catalog, Entry
 
 APGD = "Croce & Hein 2020 (arXiv:2003.01690), algorithm 1; l1: 2021 (arXiv:2103.01208)"
@@ -30,7 +34,12 @@ ATTACKS: Catalog[Attack] = Catalog(
         Entry("none", none, "house: the control"),
         Entry("fgsm", fgsm, "Goodfellow et al. 2015 (arXiv:1412.6572), section 4"),
         Entry("bim", bim, "Kurakin et al. 2017 (arXiv:1607.02533), section 2.2"),
-        Entry("mi-fgsm", mi_fgsm, "Dong et al. 2018 (arXiv:1710.06081), algorithm 1"),
+        Entry(
+            "mi-fgsm",
+            mi_fgsm,
+            "Dong et al. 2018 (arXiv:1710.06081), algorithm 1",
+            cases=({}, {"nesterov": True}),
+        ),
         Entry(
             "pgd",
             pgd,
@@ -78,12 +87,28 @@ ATTACKS: Catalog[Attack] = Catalog(
 GRADIENTS: Catalog[Gradients] = Catalog(
     "gradients",
     [
-        Entry("backward", backward, "house"),
+        Entry("backward", Backward, "house"),
         Entry(
             "finite-differences",
             FiniteDifferences,
             "Ilyas et al. 2018 (arXiv:1804.08598); Chen et al. 2017 (arXiv:1708.03999)",
             cases=({}, {"directions": 16, "basis": "coordinates"}),
         ),
+        # Transfer.
+        Entry(
+            "varied",
+            Varied,
+            "Xie et al. 2019 (arXiv:1803.06978); Dong et al. 2019 (arXiv:1904.02884); "
+            "Lin et al. 2020 (arXiv:1908.06281)",
+            cases=({}, {"probability": 0, "kernel": 3, "copies": 3}),
+        ),
     ],
 )
+
+
+def load_attack(spec: str, catalog: Catalog[Attack] = ATTACKS) -> Attack:
+    """The attack that `spec` names, "pgd:step=0.1" or "foolbox:L2DeepFoolAttack(steps=50)".
+
+    Raises UnknownName or BadSetting.
+    """
+    return foreign_attack(spec) or catalog.build(spec)

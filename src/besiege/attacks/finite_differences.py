@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Ask
+from besiege.attacks.attack import Ask, Gradients
 from besiege.attacks.oracle import Reading
 from besiege.core.batch import rows
 from besiege.core.errors import BadSetting, one_of
@@ -19,7 +19,7 @@ BASES = ("gaussian", "coordinates")
 
 
 @dataclass(frozen=True)
-class FiniteDifferences:
+class FiniteDifferences(Gradients):
     """Gradients estimated from differences of losses; forward passes only.
 
     Called with an oracle it gives one that stands wherever that did, so that every gradient attack
@@ -48,6 +48,11 @@ class FiniteDifferences:
                 "finite differences take directions >= 1 and step > 0, got "
                 f"{self.directions} and {self.step:g}."
             )
+
+    @property
+    def estimates(self) -> bool:
+        """They are."""
+        return True
 
     def __call__(self, oracle: Ask) -> Ask:
         """The oracle whose readings are `read` of this one."""

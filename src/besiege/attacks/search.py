@@ -9,10 +9,10 @@ two points, the last and the best read, meet on fresh draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class Found(NamedTuple):
     won: Tensor  # (B, T) share of its draws that met the goal, likewise
     spent: Tensor  # (B,) bool: the limit of passes ended the search
     draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
+    strayed: Tensor | None = None  # (B,) bool: found outside the threat, and projected onto it
 
 
 class _Ear:
@@ -299,6 +300,62 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         loss=_filled(hunt.loss),
         won=_filled(hunt.won),
         spent=spent,
+    )
+
+
+def joined_rows(parts: Sequence[Found], order: Tensor) -> Found:
+    """What was found of several batches as of one, its rows in `order`."""
+    columns: Any = zip(*parts, strict=True)
+    whole: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
+    return Found(*whole)
+
+
+def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
+    """The points of an attack that runs by itself (`Attack.whole`), in the place of `search`.
+
+    Points outside the threat are projected onto it, and one that is not finite is the clean image.
+    Of several restarts the best on plan.confirm fresh draws stays; the claim is its share of them.
+    """
+    assert attack.whole is not None
+    x0, ask = problem.x0, plan.check or plan.referee or problem.oracle
+    best, spent = x0.clone(), torch.zeros(len(x0), dtype=torch.bool, device=x0.device)
+    best_won = x0.new_full((len(x0),), -torch.inf)
+    best_loss, strayed, lucky = best_won.clone(), spent.clone(), spent.clone()
+    losses, shares = [x0.new_zeros(len(x0), 0)], [x0.new_zeros(len(x0), 0)]
+    for number in range(plan.restarts):
+        try:
+            x = attack.whole(replace(problem, key=problem.key.fold("restart", number)))
+        except BudgetSpent:
+            spent = ~spent
+            break
+        x = torch.where(rows(x.flatten(1).isfinite().all(1), x), x, x0)
+        astray = ~problem.threat.admits(x, x0)
+        x = torch.where(rows(astray, x), problem.threat.project(x, x0), x)
+        x = problem.threat.submitted(x, x0)
+        limit, meter.limit = meter.limit, None
+        key = problem.key.fold("settle", number)
+        won, loss = _figures(ask(x, problem.goal, key, gradient=False, draws=plan.confirm))
+        meter.limit = limit
+        better = _better(won, loss, best_won, best_loss)
+        best, strayed = torch.where(rows(better, x), x, best), torch.where(better, astray, strayed)
+        best_won, best_loss = (
+            torch.where(better, won, best_won),
+            torch.where(better, loss, best_loss),
+        )
+        lucky |= won > 0
+        losses.append(loss[:, None])
+        shares.append(won[:, None])
+    spend = torch.full_like(spent, 0, dtype=torch.int64)
+    return Found(
+        x=best,
+        claim=best_won.clamp_min(0),
+        lucky=lucky,
+        forwards=spend + meter.forwards,
+        backwards=spend + meter.backwards,
+        loss=torch.cat(losses, 1),
+        won=torch.cat(shares, 1),
+        spent=spent,
+        strayed=strayed,
     )
 
 

@@ -16,6 +16,14 @@ def attack(
         list[str] | None,
         typer.Option(help="Attackers, see `besiege list recipes`. Repeatable. Default: bpda+eot."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--attack", help="Run by every attacker in place of its own; `list attacks`."),
+    ] = None,
+    other_model: Annotated[
+        list[str] | None,
+        typer.Option(help="Attack these models, and try the points on the defense. Repeatable."),
+    ] = None,
     threat: options.Goal = "linf:eps=8/255",
     targeted: Annotated[bool, typer.Option(help="Towards random targets.")] = False,
     data: Annotated[str, typer.Option(help="See `besiege list data`.")] = "digits",
@@ -26,6 +34,7 @@ def attack(
     change: options.Change = None,
 ) -> None:
     """Attack one defense and judge what is found; the clean figure comes first."""
+    given = {"attack": method, "models": other_model}
     from besiege.cli.single import besiege_one
 
     besiege_one(
@@ -35,8 +44,9 @@ def attack(
         data=data,
         threat=threat,
         targeted=targeted,
-        recipes=recipe or ["bpda+eot"],
+        recipes=recipe or ["transfer" if other_model else "bpda+eot"],
         steps=steps,
+        more={key: value for key, value in given.items() if value},
         changes=options.changes(change, save_images),
         out=out,
     )

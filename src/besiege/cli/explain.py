@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from besiege.cli.shelves import traits
 from besiege.core.entry import Entry
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def _lines(shelf: str, entry: Entry[Any]) -> Iterator[str]:
     yield inspect.getdoc(entry.factory) or ""
     yield ""
     yield f"source: {entry.source}"
+    yield from (f"{trait}: {value}" for trait, value in traits(shelf, entry).items())
     if entry.parameters:
         yield "parameters:"
     for key, default in entry.parameters.items():

@@ -21,7 +21,7 @@ def listing(
     from rich.console import Console
     from rich.table import Table
 
-    from besiege.cli.shelves import shelves
+    from besiege.cli.shelves import shelves, traits
     from besiege.core.errors import unknown
 
     known = shelves()
@@ -31,8 +31,11 @@ def listing(
     console = Console(width=None if live else 160, highlight=False)
     for name in [shelf] if shelf else known:
         table = Table(title=name, box=box.SIMPLE_HEAD if live else None, title_justify="left")
-        for column in ("name", "what it is", "source"):
-            table.add_column(column, no_wrap=column == "name")
-        for entry in known[name].values():
-            table.add_row(entry.name, entry.summary, entry.source)
+        found = [(entry, traits(name, entry)) for entry in known[name].values()]
+        more = list(dict.fromkeys(trait for _, own in found for trait in own))
+        for column in ("name", "what it is", *more, "source"):
+            table.add_column(column, no_wrap=column in ("name", "access"))
+        for entry, own in found:
+            cells = [own.get(trait, "") for trait in more]
+            table.add_row(entry.name, entry.summary, *cells, entry.source)
         console.print(table)

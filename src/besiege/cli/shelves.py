@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from besiege.core.entry import Catalog
+from besiege.core.entry import Catalog, Entry
 
 
 def shelves() -> Mapping[str, Catalog[Any]]:
@@ -30,3 +30,13 @@ def shelves() -> Mapping[str, Catalog[Any]]:
         "models": MODELS,
         "data": DATASETS,
     }
+
+
+def traits(shelf: str, entry: Entry[Any]) -> Mapping[str, str]:
+    """What tells entries of a shelf apart beside summary and source: access, ball, cost of attacks.
+
+    Of its first case; nothing for one that has none, since it needs files or packages.
+    """
+    if shelf != "attacks" or not entry.cases:
+        return {}
+    return {**entry.factory(**entry.cases[0]).traits, "cost": entry.cost}

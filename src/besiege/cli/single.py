@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,20 @@ def besiege_one(
     steps: int,
     changes: Sequence[str],
     out: Path,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run the experiment of one defense and threat into `out`; the clean figure comes first."""
+    """Run the experiment of one defense and threat into `out`; the clean figure comes first.
+
+    more: settings of every recipe but the clean one.
+    """
     from besiege.cli.siege import siege
     from besiege.core.entry import parse_spec
     from besiege.study.experiment import experiment_from
 
     ball, size = parse_spec(threat)
-    attackers = [{"kind": kind, "steps": steps} for kind in recipes if kind != "none"]
+    attackers = [
+        {"kind": kind, "steps": steps, **(more or {})} for kind in recipes if kind != "none"
+    ]
     settings: dict[str, Any] = {
         "name": f"{command} of {defense}",
         "data": data,

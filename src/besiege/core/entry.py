@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,6 +34,17 @@ class Entry(Generic[T]):
     def summary(self) -> str:
         """First line of the factory's docstring."""
         return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
+
+    @property
+    def cost(self) -> str:
+        """What the factory's docstring says after "Cost:", without its full stop.
+
+        >>> Entry("parse", parse_spec, "test").cost
+        ''
+        """
+        text = inspect.getdoc(self.factory) or ""
+        found = re.search(r"\bCost:(.*?)(\n\s*\n|\bSource:|$)", text, re.DOTALL)
+        return " ".join(found[1].split()).rstrip(".") if found else ""
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -178,3 +178,21 @@ class Ensemble(Deployed):
 def _own(key: Key, i: int) -> Key:
     """The stream of member i."""
     return key.fold("member", i)
+
+
+def joined(defenses: Sequence[Deployed], of: str) -> Ensemble:
+    """The mean over several, each with equal weight, as one ensemble; members keep their shares.
+
+    of: "logits" or "probabilities", also where one of them is a ballot.
+    """
+    members: list[Member] = []
+    for defense in defenses:
+        own = defense.members if isinstance(defense, Ensemble) else (Member(_only(defense)),)
+        total = sum(member.weight for member in own)
+        members += [member._replace(weight=member.weight / total) for member in own]
+    return Ensemble(tuple(members), of)
+
+
+def _only(defense: Deployed) -> Defense:
+    (part,) = defense.parts
+    return part

@@ -79,7 +79,7 @@ class Opaque(Transform):
                 return self._whole(given, wanted)
             done = []
             for i, image in enumerate(given):
-                with nullcontext() if draw is None else _seeded(int(draw[i]), x.device):
+                with nullcontext() if draw is None else seeded(int(draw[i]), x.device):
                     answer = self._ask(image.clone())
                 done.append(self._checked(answer, wanted).to(x))
         return torch.stack(done) if done else x.new_zeros(0, *wanted)
@@ -179,7 +179,7 @@ _OF_OPAQUE = ("layout", "is_random", "differentiable")
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """The global generators seeded inside, and as they were afterwards."""
     torch_generators = [torch.default_generator]
     if device.type == "cuda":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BeforeValidator, Field, NonNegativeInt, ValidationError
 
+from besiege.attacks.catalog import load_attack
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
@@ -26,16 +26,7 @@ from besiege.study.complaints import explained
 from besiege.study.overrides import override
 from besiege.study.places import respelled, respelled_chain, weights_in
 from besiege.study.recipe import Recipe
-
-
-def _number(value: object) -> object:
-    """ "8/255" as a number; anything else as it is."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
+from besiege.study.schema import Number, Sourced, Table
 
 
 def _spec(value: object) -> object:
@@ -45,22 +36,8 @@ def _spec(value: object) -> object:
 
 _PLAIN = {"chain": "none", "vote": "one", "model": None}
 
-Number = Annotated[float, BeforeValidator(_number)]
 
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class _Sourced(_Table):
-    source: str
-
-    def placed(self, change: Callable[[str], str]) -> Self:
-        """The same with every path in it changed."""
-        return self.model_copy(update={"source": respelled(self.source, change)})
-
-
-class Data(_Sourced):
+class Data(Sourced):
     """Which images are attacked."""
 
     source: str = Field(description='an image set, "digits" or "packed:path=FILE"')
@@ -69,12 +46,14 @@ class Data(_Sourced):
     select: Literal["all", "correct"] = Field(
         default="all", description='"correct": only those that the bare classifier gets right'
     )
-    targets: Literal["random", "given"] = Field(
-        default="random", description="of targeted threats: drawn by key, or those of the image set"
+    targets: Literal["random", "given", "least-likely", "runner-up"] = Field(
+        default="random",
+        description="of targeted threats: drawn by key, those of the image set, or of all wrong "
+        "labels the one that the bare classifier takes for least, or most, likely",
     )
 
 
-class Model(_Sourced):
+class Model(Sourced):
     """The classifier behind every defense."""
 
     source: str = Field(
@@ -82,7 +61,7 @@ class Model(_Sourced):
     )
 
 
-class _Guard(_Table):
+class _Guard(Table):
     chain: str = Field(default="none", description='links in order, "fd + rdg:limit=0.15"')
     vote: str = Field(default="one", description='"one", "mean:draws=10" or "majority:draws=16"')
     model: str | None = Field(default=None, description="its own classifier, not that of [model]")
@@ -144,7 +123,7 @@ class DefenseTable(_Guard):
         return {"chain": self.chain, "vote": self.vote, **own}
 
 
-class ThreatTable(_Table):
+class ThreatTable(Table):
     """What the attackers may do."""
 
     ball: str = Field(default="linf", description="the norm, see `besiege list balls`")
@@ -161,7 +140,7 @@ class ThreatTable(_Table):
         return Threat(ball, self.targeted, self.access, self.eight_bit, self.passes)
 
 
-class RecipeTable(_Table):
+class RecipeTable(Table):
     """One attacker: a recipe of the catalog, with any of its settings changed."""
 
     kind: str = Field(description="the recipe, see `besiege list recipes`")
@@ -169,6 +148,8 @@ class RecipeTable(_Table):
     attack: str | None = None
     links: str | None = None
     view: dict[str, str] | None = None
+    models: tuple[str, ...] | None = None
+    joined: str | None = None
     draws: int | None = None
     cosine: float | None = None
     most_draws: int | None = None
@@ -188,8 +169,15 @@ class RecipeTable(_Table):
         changes = self.model_dump(exclude={"kind", "defenses"}, exclude_none=True)
         return catalogs.recipes.build(self.kind, **changes)
 
+    def placed(self, change: Callable[[str], str]) -> Self:
+        """The same with every path in it changed."""
+        if self.models is None:
+            return self
+        models = tuple(respelled(source, change) for source in self.models)
+        return self.model_copy(update={"models": models})
 
-class Judge(_Table):
+
+class Judge(Table):
     """How points are scored."""
 
     draws: int = Field(default=20, ge=1, description="fresh draws an image and cell")
@@ -199,7 +187,7 @@ class Judge(_Table):
     step_draws: int = Field(default=4, ge=1, description="draws an image for that")
 
 
-class Keep(_Table):
+class Keep(Table):
     """What is kept beside the rows."""
 
     images: NonNegativeInt | Literal["all"] = Field(
@@ -208,7 +196,7 @@ class Keep(_Table):
     traces: bool = Field(default=True, description="whether the figures of each step")
 
 
-class EngineTable(_Table):
+class EngineTable(Table):
     """How the work is cut up and where it is done; none of it but micro_batch changes a row."""
 
     kind: Literal["local", "ray"] = Field(
@@ -234,7 +222,7 @@ class CellSpec(NamedTuple):
     recipe: Recipe
 
 
-class Experiment(_Table):
+class Experiment(Table):
     """Defenses x threats x recipes, on images, with a model."""
 
     name: str = "experiment"
@@ -259,11 +247,18 @@ class Experiment(_Table):
         """All defenses, with the members of ensembles in their place."""
         return tuple(guard for defense in self.defense for guard in defense.guards)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models beside that of [model]: of defenses, and those that recipes attack instead."""
+        own = [guard.model for guard in self.guards if guard.model is not None]
+        return tuple(sorted({*own, *(m for r in self.recipe for m in r.models or ())}))
+
     def files(self) -> list[Path]:
         """The user's own Python files that the experiment names, and weights inside chains."""
-        models = [guard.model for guard in self.guards if guard.model is not None]
         chains = [guard.chain for guard in self.guards]
-        python = [path for spec in (self.model.source, *chains, *models) for path in paths_in(spec)]
+        python = [
+            path for spec in (self.model.source, *chains, *self.models) for path in paths_in(spec)
+        ]
         weights = [path for chain in chains for path in weights_in(chain)]
         return [*self.plugins, *python, *weights]
 
@@ -327,6 +322,7 @@ def _rooted(experiment: Experiment, home: Path) -> Experiment:
             "data": experiment.data.placed(path),
             "model": experiment.model.placed(path),
             "defense": tuple(defense.placed(path) for defense in experiment.defense),
+            "recipe": tuple(recipe.placed(path) for recipe in experiment.recipe),
         }
     )
 
@@ -372,7 +368,7 @@ def _check(experiment: Experiment, where: str) -> None:
             recipe = table.recipe(catalogs)
             _unique(recipe.name, seen)
             seen[recipe.name] = []
-            catalogs.losses.build(recipe.loss or catalogs.attacks.build(recipe.attack).loss)
+            catalogs.losses.build(recipe.loss or load_attack(recipe.attack, catalogs.attacks).loss)
             for name in table.defenses or links:
                 _view(recipe, name, links[name])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from besiege.attacks.threat import Threat
+from besiege.core.batch import chunks
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
@@ -62,20 +63,27 @@ class Prepared:
         x, label = found.x.to(device), found.y.to(device)
         check_images(x, label, self.classifier.num_classes, self.classifier.channels, ids)
         target = torch.full_like(label, -1)
-        if threat.targeted and self.experiment.data.targets == "given":
-            if found.targets is None:
+        if threat.targeted:
+            target = self._targets(found.targets, x, label, ids)
+        return Examples(ids, x, label, target)
+
+    def _targets(
+        self, given: Tensor | None, x: Tensor, label: Tensor, ids: tuple[int, ...]
+    ) -> Tensor:
+        """As data.targets says, (B,) int64."""
+        how = self.experiment.data.targets
+        if how == "given":
+            if given is None:
                 raise BadSetting(
                     f'data.targets = "given", but {self.images.name} gives no targets: '
                     'use targets = "random".'
                 )
-            target = found.targets.to(device)
-        elif threat.targeted:
-            target = random_targets(
-                Key.root(self.experiment.seed, list(ids), device),
-                label,
-                self.classifier.num_classes,
-            )
-        return Examples(ids, x, label, target)
+            return given.to(label)
+        if how == "random":
+            key = Key.root(self.experiment.seed, list(ids), label.device)
+            return random_targets(key, label, self.classifier.num_classes)
+        micro_batch = self.experiment.engine.micro_batch
+        return ranked_targets(self.classifier, x, label, how == "least-likely", micro_batch)
 
     def check(self, ids: Sequence[int]) -> None:
         """Refuse a model or a defense whose scores would mean nothing, before anything is attacked.
@@ -90,6 +98,7 @@ class Prepared:
         key = Key.root(self.experiment.seed, list(sound.ids[:1]), x.device)
         defenses = {id(s.defense): s.defense for s in self.sieges.values()}.values()
         parts = [part.classifier for defense in defenses for part in defense.parts]
+        parts += [m for siege in self.sieges.values() for m in siege.opponents.models.values()]
         for classifier in {id(c): c for c in (self.classifier, *parts)}.values():
             _check_fit(classifier, self.classifier)
             check_classifier(classifier, x)
@@ -169,6 +178,27 @@ def random_targets(key: Key, label: Tensor, classes: int) -> Tensor:
     return other + (other >= label).long()
 
 
+def ranked_targets(
+    classifier: Classifier, x: Tensor, label: Tensor, least: bool, micro_batch: int = 32
+) -> Tensor:
+    """Of all wrong labels the least likely, or the likeliest, on the clean image, (B,) int64.
+
+    x: (B, C, H, W) in [0, 1]. Kurakin et al. 2017 (arXiv:1607.02533), section 2.3, take the least
+    likely of all labels, which is another one only where that is the true label.
+    Cost: one forward of the bare classifier.
+    """
+    with torch.no_grad():
+        parts = [
+            classifier(x[index])[: window.stop - window.start]
+            for window, index in chunks(len(x), micro_batch, x.device)
+        ]
+    own = torch.nn.functional.one_hot(label, classifier.num_classes).bool()
+    logits = torch.cat(parts)
+    if least:
+        return logits.masked_fill(own, torch.inf).argmin(1)
+    return logits.masked_fill(own, -torch.inf).argmax(1)
+
+
 def judging_of(experiment: Experiment) -> Judging:
     """The judge's settings."""
     judge = experiment.judge
@@ -193,22 +223,29 @@ def prepare(experiment: Experiment) -> Prepared:
         "weights": weights_hash(classifier),
         "plugins": [file_hash(path) for path in experiment.files()],
     }
-    sources = {g.model for g in experiment.guards if g.model is not None}
+    cells = experiment.cells(catalogs)
+    sources = {m for cell in cells for m in cell.recipe.models or ()}.union(experiment.models)
+    others = {
+        s: load_model(s, catalogs.models, engine.device, images.shape) for s in sorted(sources)
+    }
     classifiers: dict[str | None, Classifier] = {None: classifier}
-    for own in sorted(sources):
-        classifiers[own] = load_model(own, catalogs.models, engine.device, images.shape)
+    classifiers.update(others)
     hashes = {source: weights_hash(model) for source, model in classifiers.items()}
-    opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch)
+    opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch, others)
     sieges, records = {}, []
-    for spec in experiment.cells(catalogs):
+    for spec in cells:
         table = spec.defense
         defense = table.deployed(catalogs.transforms, classifiers)
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
         record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
-        named = {**record, **table.placed(_name).record()}
+        settings = dict(record["recipe_settings"])
+        named = {**record, **table.placed(_name).record(), "recipe_settings": settings}
         # By defense: two files of one name may lie in two folders.
         if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
             named["weights"] = weights
+        if models := spec.recipe.models:
+            named["recipe_settings"] |= {"models": [respelled(m, _name) for m in models]}
+            named["recipe_weights"] = [hashes[m] for m in models]
         cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})

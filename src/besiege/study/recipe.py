@@ -6,27 +6,32 @@ The only module that calls `Defense.seen_through`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Attack, Problem
-from besiege.attacks.catalog import ATTACKS, GRADIENTS
+from besiege.attacks.attack import Ask, Attack, Problem
+from besiege.attacks.catalog import ATTACKS, GRADIENTS, load_attack
 from besiege.attacks.draws import draws_for
+from besiege.attacks.joint import Joint
 from besiege.attacks.loss import LOSSES, Loss
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
-from besiege.attacks.search import Found, Plan, search
+from besiege.attacks.search import Found, Plan, hand_over, joined_rows, search
 from besiege.attacks.threat import Threat
 from besiege.core.entry import Catalog, parse_spec
-from besiege.core.errors import BadSetting, unknown
+from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.defenses.defense import STAGES, Deployed
+from besiege.defenses.ensemble import joined
 from besiege.defenses.transform import Shape, Transform
+from besiege.models.classifier import Classifier
 from besiege.models.precision import PRECISIONS, in_precision
 
 GIVEN = "given"  # the attack of points that were found elsewhere
+
+JOINED = ("logits", "probabilities", "loss")
 
 # How a link that the recipe's `view` does not name is seen.
 RULES: Mapping[str, str] = {
@@ -44,9 +49,14 @@ RULES: Mapping[str, str] = {
 class Recipe:
     """One attacker.
 
-    attack: a spec of the attack catalog, "pgd:step=0.1,decay=cosine".
+    attack: a spec of the attack catalog, "pgd:step=0.1,decay=cosine", or an attack of another
+        library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)".
     links: the rule for links that `view` does not name, one of RULES.
     view: link name -> "SURROGATE", "as-is", "skip", "frozen" or "frozen:SURROGATE".
+    models: specs of the model catalog. The attacker asks these in place of the defense's own, each
+        behind the links as it sees them, and hands over what fools them (transfer). He has them at
+        home, with gradients, whatever access to the defense the threat grants; passes count alike.
+    joined: how several models answer as one: the mean of their "logits", "probabilities" or "loss".
     draws: draws that each reading averages over; average: what is averaged (see Oracle).
     cosine: if given, `draws` is chosen for each example in its place, before the search: as many as
         give the mean gradient at the clean image this cosine with the true mean (`draws_for`, with
@@ -69,6 +79,8 @@ class Recipe:
     attack: str = "pgd"
     links: str = "best"
     view: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] | None = None
+    joined: str = "logits"
     draws: int = 1
     cosine: float | None = None
     most_draws: int = 64
@@ -93,12 +105,13 @@ class Recipe:
             where = f'recipe "{self.name}"'
             raise unknown("precision", self.precision, PRECISIONS, where=where)
         GRADIENTS.build(self.gradients)
+        one_of("mean", self.joined, JOINED, f'recipe "{self.name}", joined')
         if self.cosine is not None and not 0 < self.cosine < 1:
             raise BadSetting(
                 f'recipe "{self.name}": cosine lies between 0 and 1, both excluded, got '
                 f"{self.cosine:g}."
             )
-        if self.estimates and self.cosine is not None:
+        if parse_spec(self.gradients)[0] != "backward" and self.cosine is not None:
             raise BadSetting(
                 f'recipe "{self.name}": cosine counts the noise of the draws alone, but the '
                 f'gradients "{self.gradients}" add their own: give `draws` instead.'
@@ -112,7 +125,7 @@ class Recipe:
     @property
     def estimates(self) -> bool:
         """Whether its gradients are estimates, which take forward passes only."""
-        return parse_spec(self.gradients)[0] != "backward"
+        return GRADIENTS.build(self.gradients).estimates
 
     def view_of(self, defense: Deployed) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""
@@ -122,7 +135,7 @@ class Recipe:
         return {**rule, **self.view}
 
     def seen(self, defense: Deployed) -> Deployed:
-        """The defense as this attacker sees it, in float32."""
+        """The defense as this attacker sees it, around its own model, in float32."""
         return defense.seen_through(self.view_of(defense))
 
     def stops_at(self, defense: Deployed) -> str | None:
@@ -150,11 +163,12 @@ def _by_rule(rule: str, link: Transform) -> str:
 
 @dataclass(frozen=True)
 class Opponents:
-    """The catalogs that a recipe's specs are looked up in, and the size of the model's batches."""
+    """What a recipe's specs are looked up in, and the size of the model's batches."""
 
     attacks: Catalog[Attack] = ATTACKS
     losses: Catalog[Loss] = LOSSES
     micro_batch: int = 32
+    models: Mapping[str, Classifier] = field(default_factory=dict)  # by the specs that recipes name
 
 
 class Watch(Protocol):
@@ -204,12 +218,53 @@ class Siege:
                 f"balls {', '.join(made.balls)}, but the threat is {self.threat.name}: choose "
                 "another attack (`besiege list attacks`) or keep them apart with `defenses`."
             )
+        self._check_models()
 
     @property
     def made(self) -> Attack:
         """The attack that the recipe names; none for points that come from elsewhere."""
         spec, known = self.recipe.attack, self.opponents.attacks
-        return known.build("none" if spec == GIVEN else spec)
+        return load_attack("none" if spec == GIVEN else spec, known)
+
+    def _check_models(self) -> None:
+        """Raise BadSetting where the models of the recipe are not at hand, or are no fit."""
+        names, at_hand = self.recipe.models, self.opponents.models
+        where = f'recipe "{self.recipe.name}": '
+        if names == ():
+            raise BadSetting(
+                f"{where}it makes its points on other models: name them, as in "
+                'models = ["file:WEIGHTS.safetensors"].'
+            )
+        own = self.defense.parts[0].classifier
+        for name in names or ():
+            if name not in at_hand:
+                raise unknown("model", name, at_hand, where=f"{where}models")
+            other = at_hand[name]
+            ours, theirs = ((c.num_classes, c.channels) for c in (own, other))
+            if ours != theirs:
+                raise BadSetting(
+                    f"{where}the model {name} has (classes, channels) = {theirs}, that of the "
+                    f"defense {ours}: labels would not mean the same."
+                )
+
+    @property
+    def views(self) -> tuple[Deployed, ...]:
+        """What the attacker asks, whose losses are averaged; in float32.
+
+        The defense as it sees it; or that around each other model, as one ensemble if logits or
+        probabilities are joined.
+        """
+        view, names = self.recipe.seen(self.defense), self.recipe.models
+        if names is None:
+            return (view,)
+
+        def around_one(other: Classifier) -> Deployed:
+            return view.with_classifiers(lambda _: other)
+
+        around = [around_one(self.opponents.models[name]) for name in names]
+        if len(around) == 1 or self.recipe.joined == "loss":
+            return tuple(around)
+        return (joined(around, self.recipe.joined),)
 
     @property
     def loss(self) -> str:
@@ -226,7 +281,7 @@ class Siege:
         recipe, passes = self.recipe, self.threat.passes
         own = key.fold("attack", recipe.name)
         own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
-        if not self.recipe.seen(self.defense).is_random(_shape(x0)):
+        if not any(view.is_random(_shape(x0)) for view in self.views):
             return self._search(x0, goal, own, watch, 1, passes)  # equal draws would only cost
         if recipe.cosine is None:
             return self._search(x0, goal, own, watch, recipe.draws, passes)
@@ -240,16 +295,28 @@ class Siege:
             found = self._search(x0[index], goal[index], own[index], some, n, left)
             parts.append(found._replace(draws=draws[index]))
             order.append(index)
-        back = torch.cat(order).argsort()
-        found = Found(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
+        found = joined_rows(parts, torch.cat(order).argsort())
         return found._replace(
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
 
     def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
-        recipe, who = self.recipe, self.opponents
+        recipe, who, threat = self.recipe, self.opponents, self.threat
+        if recipe.models is not None and view is not self.defense:
+            threat = replace(threat, access="gradients")  # of models that are the attacker's own
         loss = who.losses.build(self.loss)
-        return Oracle(view, loss, self.threat, meter, draws, recipe.average, who.micro_batch)
+        return Oracle(view, loss, threat, meter, draws, recipe.average, who.micro_batch)
+
+    def _asked(self, meter: Meter, draws: int, precision: str) -> Ask:
+        """The views as one oracle."""
+        views = [v.with_classifiers(lambda c: in_precision(c, precision)) for v in self.views]
+        oracles = [self._oracle(view, meter, draws) for view in views]
+        return oracles[0] if len(oracles) == 1 else Joint(oracles)
+
+    def ask(self, meter: Meter, draws: int) -> Ask:
+        """What the attack asks: the views in the recipe's precision, gradients from its source."""
+        asked = self._asked(meter, draws, self.recipe.precision)
+        return GRADIENTS.build(self.recipe.gradients)(asked)
 
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
         """What the attack sees: the view in the recipe's precision, gradients from its source."""
@@ -258,6 +325,8 @@ class Siege:
         ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
         draws_at_all = view.is_random(_shape(x0))
         return Problem(x0, goal, key, ask, self.threat, self.recipe.steps, draws_at_all)
+        """What the attack sees."""
+        return Problem(x0, goal, key, self.ask(meter, draws), self.threat, self.recipe.steps)
 
     def _sized(self, x0: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Meter]:
         """Draws a step of each example, (B,) int64, and what it took to find them out.
@@ -285,11 +354,8 @@ class Siege:
         """Search with `draws` draws a reading and `left` passes an example."""
         recipe, meter = self.recipe, Meter(left)
         random, exact = self.defense.is_random(_shape(x0)), recipe.precision == "float32"
-        faithful = "skip" not in recipe.view_of(self.defense).values()
-        whole, view = (
-            self._oracle(self.defense, meter),
-            self._oracle(recipe.seen(self.defense), meter),
-        )
+        faithful = recipe.models is None and "skip" not in recipe.view_of(self.defense).values()
+        whole = self._oracle(self.defense, meter)
         plan = Plan(
             steps=recipe.steps,
             restarts=recipe.restarts,
@@ -298,12 +364,13 @@ class Siege:
             confirm=recipe.confirm if random else 1,
             check=whole if recipe.check_whole else None,
             believe_first=recipe.believe_first,
-            referee=None if exact else view,
+            referee=None if exact else self._asked(meter, 1, "float32"),
             observe=watch.observe if watch else None,
             every=watch.every if watch else 0,
         )
         problem = self._problem(x0, goal, key, meter, draws)
-        return search(problem, self.made, meter, plan)
+        made = self.made
+        return (hand_over if made.whole else search)(problem, made, meter, plan)
 
 
 def _shape(x: Tensor) -> Shape:

@@ -26,6 +26,7 @@ def _preset(name: str, summary: str, source: str, **settings: Any) -> Entry[Reci
     return Entry(name, made, source)
 
 
+VARIED = "varied:probability=0.7"
 BPDA = "Athalye et al. 2018 (arXiv:1802.00420), section 4.1"
 EOT = "Athalye et al. 2018 (arXiv:1707.07397)"
 
@@ -119,6 +120,15 @@ RECIPES: Catalog[Recipe] = Catalog(
             links="exact-or-skip",
             draws=8,
             check_whole=True,
+        ),
+        _preset(
+            "transfer",
+            "Attacks other models, `models`, and hopes that its points fool the defense.",
+            "Liu et al. 2017 (arXiv:1611.02770); Dong et al. 2018 (arXiv:1710.06081)",
+            attack="mi-fgsm",
+            gradients=VARIED,
+            links="skip",
+            models=(),
         ),
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
         *PUBLISHED,

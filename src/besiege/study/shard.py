@@ -103,10 +103,11 @@ def siege_batch(
     began = time.perf_counter()
     key = Key.root(seed, list(examples.ids), device=examples.x.device)
     targeted = siege.threat.targeted
-    curve = _Curve(siege, examples, key, judging, judging.every)
+    every = 0 if siege.made.whole else judging.every  # it shows no steps
+    curve = _Curve(siege, examples, key, judging, every)
     goal = examples.target if targeted else examples.label
     if examples.points is None:
-        found = siege.attack(examples.x, goal, key, curve if judging.every else None)
+        found = siege.attack(examples.x, goal, key, curve if every else None)
     else:
         found = _given(examples.points)
     admitted = siege.threat.admits(siege.threat.submitted(found.x, examples.x), examples.x)
@@ -147,14 +148,16 @@ def _flags(
     n = len(admitted)
     silent = (verdict.predicted < 0).any(1)
     draws = [None] * n if found.draws is None else found.draws.tolist()
-    columns = (draws, found.spent.tolist(), admitted.tolist(), silent.tolist())
+    strayed = [False] * n if found.strayed is None else found.strayed.tolist()
+    columns = (draws, strayed, found.spent.tolist(), admitted.tolist(), silent.tolist())
     return [
         common
         + ([_sized(siege.recipe, size)] if size else [])
+        + (["found outside the threat: projected onto it"] if astray else [])
         + (["limit of passes reached"] if spent else [])
         + ([] if ok else ["point outside the threat: judged at the clean image"])
         + (["no answer on some draws"] if quiet else [])
-        for size, spent, ok, quiet in zip(*columns, strict=True)
+        for size, astray, spent, ok, quiet in zip(*columns, strict=True)
     ]
 
 
