@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from besiege.attacks.apgd import apgd, apgd_dlr, apgd_t
-from besiege.attacks.attack import Attack, Gradients, backward
+from besiege.attacks.attack import Attack, Backward, Gradients
 from besiege.attacks.bim import bim
-from besiege.attacks.fab import fab, fab_t
+from besiege.attacks.bridge import foreign_attack
 from besiege.attacks.cw import cw
 from besiege.attacks.cw_linf import cw_linf
 from besiege.attacks.ddn import ddn
 from besiege.attacks.deepfool import deepfool
-from besiege.attacks.attack import Attack, Backward, Gradients
-from besiege.attacks.bim import bim
-from besiege.attacks.bridge import foreign_attack
+from besiege.attacks.fab import fab, fab_t
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.fmn import fmn

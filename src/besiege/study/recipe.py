@@ -319,14 +319,10 @@ class Siege:
         return GRADIENTS.build(self.recipe.gradients)(asked)
 
     def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
-        """What the attack sees: the view in the recipe's precision, gradients from its source."""
-        view = self.recipe.seen(self.defense)
-        seen = view.with_classifiers(lambda c: in_precision(c, self.recipe.precision))
-        ask = GRADIENTS.build(self.recipe.gradients)(self._oracle(seen, meter, draws))
-        draws_at_all = view.is_random(_shape(x0))
-        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps, draws_at_all)
         """What the attack sees."""
-        return Problem(x0, goal, key, self.ask(meter, draws), self.threat, self.recipe.steps)
+        ask = self.ask(meter, draws)
+        drawn = any(view.is_random(_shape(x0)) for view in self.views)
+        return Problem(x0, goal, key, ask, self.threat, self.recipe.steps, drawn)
 
     def _sized(self, x0: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Meter]:
         """Draws a step of each example, (B,) int64, and what it took to find them out.
