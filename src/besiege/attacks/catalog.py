@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from besiege.attacks.adam import adam
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
 from besiege.attacks.fgsm import fgsm
@@ -16,6 +17,8 @@ ATTACKS: Catalog[Attack] = Catalog(
     "attack",
     [
         Entry("none", none, "house: the control"),
+        # by scores, or on few pixels
+        Entry("adam", adam, "Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1, projected"),
         Entry("fgsm", fgsm, "Goodfellow et al. 2015 (arXiv:1412.6572), section 4"),
         Entry("bim", bim, "Kurakin et al. 2017 (arXiv:1607.02533), section 2.2"),
         Entry("mi-fgsm", mi_fgsm, "Dong et al. 2018 (arXiv:1710.06081), algorithm 1"),
@@ -41,8 +44,9 @@ GRADIENTS: Catalog[Gradients] = Catalog(
         Entry(
             "finite-differences",
             FiniteDifferences,
-            "Ilyas et al. 2018 (arXiv:1804.08598); Chen et al. 2017 (arXiv:1708.03999)",
-            cases=({}, {"directions": 16, "basis": "coordinates"}),
+            "Ilyas et al. 2018 (arXiv:1804.08598); Uesato et al. 2018 (arXiv:1802.05666); Chen et al. "
+            "2017 (arXiv:1708.03999)",
+            cases=({}, {"directions": 64, "basis": "rademacher"}, {"basis": "coordinates"}),
         ),
     ],
 )
