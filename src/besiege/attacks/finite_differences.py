@@ -9,14 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Ask
+from besiege.attacks.attack import TOGETHER, Ask
 from besiege.attacks.oracle import Reading
 from besiege.core.batch import fold_sum, rows
 from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 
 BASES = ("gaussian", "rademacher", "coordinates")
-TOGETHER = 32  # directions that are asked in one call: what is held at once, a side
 
 
 @dataclass(frozen=True)
