@@ -32,7 +32,7 @@ ATTACKS: Catalog[Attack] = Catalog(
             "local-search",
             local_search,
             "Narodytska & Kasiviswanathan 2017 (arXiv:1612.06299), algorithm LocSearchAdv",
-            cases=({"best": 2, "radius": 1}, {"candidates": 5, "move": "cyclic"}),
+            cases=({"best": 2, "radius": 1}, {"candidates": 5, "move": "tried"}),
         ),
         Entry(
             "genattack",

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from besiege.attacks.attack import Attack, Problem
-from besiege.core.batch import linf, rows
+from besiege.core.batch import rows
 from besiege.core.errors import BadSetting, one_of
 
 SIGNS: Mapping[str, tuple[int, ...]] = {"up": (1,), "down": (-1,), "either": (1, -1)}
 
 
 class Salient(NamedTuple):
-    """An image, the entries that may still move, and the label to reach."""
+    """An image, the entries that may still move, and the label to reach or leave."""
 
     x: Tensor  # (B, C, H, W)
     open: Tensor  # (B, C * H * W) bool
-    wanted: Tensor  # (B, K) 1 at that label; (B, 0) before the first step
+    wanted: Tensor  # (B, K) 1 at that label, or -1 at the one to leave; (B, 0) before the first step
 
 
 class Choice(NamedTuple):
@@ -39,17 +39,18 @@ def jsma(
 
     With a the slope of the wanted logit and b that of the sum of all others, the pair (p, q) with
     the largest -(a_p + a_q)(b_p + b_q) of those where the first factor rises and the second falls
-    (algorithm 3). Where there is no such pair, the paper gives up; here the pair counts whose
-    a - b, each in units of its largest entry, rises most.
+    (algorithm 3). Where there is no such pair, the paper gives up; here the pair counts that raises
+    the wanted logit most over the mean of the others, as long as one does.
     theta: by how much an entry moves, on the [0, 1] pixel scale; one that meets a bound is done.
     direction: "up", the paper's, "down", or "either", whichever sign has the better pair (Wiyatno &
         Xu 2018, arXiv:1808.07945).
     pairs: two entries a step; else one.
-    candidates: the pair is the best among that many entries, those of the largest a - b in the
-        units above, so that memory grows with its square and not with that of the image (all pairs
-        of 224 x 224 x 3 are 2 x 10^10). With as many candidates as entries it is the paper's.
-    The goal's label is wanted if targeted, else the best rival of the true label. The paper's gamma
-    is the ball: in l0, which counts pixels, entries of changed pixels are free.
+    candidates: the pair is the best among that many entries, those that raise the wanted logit most
+        over that mean: memory grows with its square and not with that of the image (224 x 224 x 3
+        have 10^10 pairs). With as many candidates as entries the pair is the paper's.
+    Untargeted, the true label's logit is to fall while the sum of the others rises (NT-JSMA of the
+    same). The paper's gamma is the ball: in l0, which counts pixels, other entries of a changed
+    pixel are free. Slopes are those of logits, which the softmax of the paper flattens out.
     Cost: two forwards and two backwards a draw and step; one forward more in the first.
     """
     one_of("direction", direction, SIGNS, "attack jsma")
@@ -63,10 +64,17 @@ def jsma(
         return Salient(x, torch.ones_like(x, dtype=torch.bool).flatten(1), x.new_zeros(len(x), 0))
 
     def advance(p: Problem, s: Salient, t: int) -> Salient:
-        wanted = _wanted(p, p.query(s.x, t, "first").scores) if t == 0 else s.wanted
-        seen, others = p.jacobian(s.x, wanted, t), p.jacobian(s.x, 1 - wanted, t)
+        wanted = s.wanted
+        if t == 0:
+            scores = p.query(s.x, t, "first").scores
+            assert scores is not None
+            wanted = functional.one_hot(p.goal, scores.shape[1]).to(s.x)
+            wanted = wanted if p.threat.targeted else -wanted
+        rest = (1 if p.threat.targeted else -1) - wanted
+        seen, others = p.jacobian(s.x, wanted, t), p.jacobian(s.x, rest, t)
         assert seen.gradient is not None and others.gradient is not None
-        rise, fall = seen.gradient.flatten(1), others.gradient.flatten(1)
+        rise = seen.gradient.flatten(1)
+        fall = others.gradient.flatten(1) / (wanted.shape[1] - 1)
         choice = None
         for sign in SIGNS[direction]:
             free = s.open & ((s.x < 1) if sign > 0 else (s.x > 0)).flatten(1)
@@ -77,19 +85,9 @@ def jsma(
         move = theta * choice.moved.reshape(s.x.shape)
         x = p.threat.project((s.x + move).clamp(0, 1), p.x0)
         short = (choice.moved != 0) & ((x - s.x).abs().flatten(1) < theta * (1 - 1e-6))
-        return Salient(x, s.open & ~short, _wanted(p, seen.scores))
+        return Salient(x, s.open & ~short, wanted)
 
     return Attack(init, advance, balls=("l0", "linf", "box"))
-
-
-def _wanted(p: Problem, scores: Tensor | None) -> Tensor:
-    """The target, or the best rival of the true label, (B, K) one-hot."""
-    assert scores is not None
-    goal = functional.one_hot(p.goal, scores.shape[1])
-    if not p.threat.targeted:
-        best = scores.masked_fill(goal.bool(), -torch.inf).argmax(1)
-        goal = functional.one_hot(best, scores.shape[1])
-    return goal.to(scores)
 
 
 def _better(a: Choice, b: Choice) -> Choice:
@@ -105,8 +103,7 @@ def _choose(
     ball = p.threat.ball
     room = ball.eps - p.distance(x) if not ball.convex else x.new_full((len(x),), torch.inf)
     fresh = (x == p.x0).all(1, keepdim=True).expand_as(x).flatten(1)
-    unit = [rows(linf(v).clamp_min(1e-30), v) for v in (rise, fall)]
-    merit = (rise / unit[0] - fall / unit[1]).masked_fill(~free, -torch.inf)
+    merit = (rise - fall).masked_fill(~free, -torch.inf)
     merit = merit.masked_fill(fresh & (room < 1)[:, None], -torch.inf)
     top = merit.argsort(dim=1, descending=True, stable=True)[:, :number]  # (B, k)
     a, b, gain, new = (v.gather(1, top) for v in (rise, fall, merit, fresh))

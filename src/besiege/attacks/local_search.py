@@ -24,7 +24,7 @@ def local_search(
     best: int = 5,
     radius: int = 5,
     factor: float = 1.5,
-    move: str = "tried",
+    move: str = "cyclic",
 ) -> Attack:
     """Tries pixels at their extremes, keeps the best few, and looks around them next.
 
@@ -32,9 +32,9 @@ def local_search(
     (anywhere at first), each alone and at the extreme of its own side, 0 or 1 by channel; the
     `best` of them change. Once the ball is full, only pixels that have changed are tried.
     best: t, pixels changed in a step. radius: d, half the side of the square that is near.
-    move: "tried" leaves a chosen pixel at the extreme at which it was tried; "cyclic" is the
-        paper's: its distance from mid grey times `factor`, by way of the other end where that
-        leaves [0, 1]. That is another image than the one that was tried, and often a worse one.
+    move: "cyclic", the paper's: a chosen pixel's distance from mid grey times `factor`, by way of
+        the other end where that leaves [0, 1]. That is another image than the one that was tried.
+        "tried" leaves it at its extreme: better at first, but a full ball is the end of it.
     factor: r of that move, in (0, 2].
     Cost: `candidates` forwards a draw and step, or as many as there are pixels.
     """
