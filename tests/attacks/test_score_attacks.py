@@ -17,7 +17,7 @@ from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
-from besiege.laws.problems import coin_defense, code_images
+from besiege.laws.problems import code_images, coin_defense
 from besiege.models.classifier import Classifier
 from besiege.ops.paint import paint
 from besiege.study.judge import Judging, judge
@@ -102,7 +102,9 @@ def test_local_search_on_a_linear_model_is_the_greedy_choice():
     extreme = (W * ((X >= 0.5).float() - X)).sum(1).flatten(1)
     for eps in (1, 4):
         best = extreme.sort(1, descending=True).values[:, :eps].sum(1)
-        grew, found = reached("local-search:candidates=16,best=1,radius=4,move=tried", L0(eps), eps + 2)
+        grew, found = reached(
+            "local-search:candidates=16,best=1,radius=4,move=tried", L0(eps), eps + 2
+        )
         assert torch.allclose(grew, best, rtol=1e-4)
         assert found.forwards.tolist() == [16 * (eps + 2) + 1] * 6
 
@@ -156,7 +158,9 @@ def test_jsma_one_entry_at_a_time_is_the_optimum_of_a_linear_model():
         grew, found = reached(spec, L0(eps), 3 * eps, "gradients", x=flat)
         # Greedy by entries: a pixel is entered by its longest entry.
         order = W.abs().amax(0).flatten().argsort(descending=True)[:eps]
-        assert torch.allclose(grew, 0.5 * W.abs().flatten(1).sum(0)[order].sum().expand(6), rtol=1e-4)
+        assert torch.allclose(
+            grew, 0.5 * W.abs().flatten(1).sum(0)[order].sum().expand(6), rtol=1e-4
+        )
         assert found.backwards.tolist() == [6 * eps] * 6
 
 

@@ -75,8 +75,8 @@ GRADIENTS: Catalog[Gradients] = Catalog(
         Entry(
             "finite-differences",
             FiniteDifferences,
-            "Ilyas et al. 2018 (arXiv:1804.08598); Uesato et al. 2018 (arXiv:1802.05666); Chen et al. "
-            "2017 (arXiv:1708.03999)",
+            "Ilyas et al. 2018 (arXiv:1804.08598); Uesato et al. 2018 (arXiv:1802.05666); Chen et "
+            "al. 2017 (arXiv:1708.03999)",
             cases=({}, {"directions": 64, "basis": "rademacher"}, {"basis": "coordinates"}),
         ),
     ],

@@ -47,7 +47,7 @@ def genattack(
     the same), for both goals; others by the recipe.
     Cost: `population` forwards a draw and step.
     """
-    if population < 2 or patience < 1 or side < 0 or not (0 < temperature and 0 <= rate <= 1):
+    if population < 2 or patience < 1 or side < 0 or not (temperature > 0 and 0 <= rate <= 1):
         raise BadSetting(
             "attack genattack takes population >= 2, patience >= 1, side >= 0, temperature > 0 and "
             f"rate in [0, 1], got {population}, {patience}, {side}, {temperature:g}, {rate:g}."

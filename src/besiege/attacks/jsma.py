@@ -21,7 +21,7 @@ class Salient(NamedTuple):
 
     x: Tensor  # (B, C, H, W)
     open: Tensor  # (B, C * H * W) bool
-    wanted: Tensor  # (B, K) 1 at that label, or -1 at the one to leave; (B, 0) before the first step
+    wanted: Tensor  # (B, K) 1 there, or -1 if it is to be left; (B, 0) before the first step
 
 
 class Choice(NamedTuple):
@@ -72,7 +72,8 @@ def jsma(
             wanted = wanted if p.threat.targeted else -wanted
         rest = (1 if p.threat.targeted else -1) - wanted
         seen, others = p.jacobian(s.x, wanted, t), p.jacobian(s.x, rest, t)
-        assert seen.gradient is not None and others.gradient is not None
+        assert seen.gradient is not None
+        assert others.gradient is not None
         rise = seen.gradient.flatten(1)
         fall = others.gradient.flatten(1) / (wanted.shape[1] - 1)
         choice = None

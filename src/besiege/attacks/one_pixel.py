@@ -69,8 +69,9 @@ def one_pixel(population: int = 400, weight: float = 0.5, again: bool = False) -
             genes = torch.where(better[:, :, None, None], own, genes)
         best = fitness.argmax(1)
         x = _drawn(p.x0, genes[torch.arange(len(genes), device=genes.device), best][:, None])
-        return Population(torch.where(rows(fitness.isfinite().any(1), x[:, 0]), x[:, 0], s.x),
-                          genes, fitness)
+        return Population(
+            torch.where(rows(fitness.isfinite().any(1), x[:, 0]), x[:, 0], s.x), genes, fitness
+        )
 
     return Attack(init, advance, access="scores", balls=("l0",))
 
