@@ -115,7 +115,8 @@ class FiniteDifferences:
                 f"{entries}: take that many at most."
             )
         else:
-            for picked in key.permutation(entries)[:, : self.directions].split(TOGETHER, 1):
+            every = key.permutation(entries)[:, : self.directions]
+            for picked in torch.split(every, TOGETHER, 1):
                 single = x.new_zeros(*picked.shape, entries).scatter_(2, picked[:, :, None], 1)
                 yield single.reshape(*picked.shape, *shape)
 

@@ -130,6 +130,7 @@ RECIPES: Catalog[Recipe] = Catalog(
             "Ilyas et al. 2018 (arXiv:1804.08598), section 2.1; code: momentum 0.9, 25 directions",
             attack="mi-fgsm:step=0.2,decay=0.9",
             gradients="finite-differences:basis=gaussian,directions=25,step=0.001",
+            loss="margin",  # theirs, cross-entropy, differs by roundings where the network is sure
             links="as-is",
         ),
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),

@@ -31,7 +31,8 @@ class L0(Ball):
     """At most eps pixels change, by any amount; a pixel counts once, whatever its channels do.
 
     A change of at most 6e-8 in every channel is rounding and no change. This is the count of Su et
-    al. 2019 and Croce & Hein 2019; Papernot et al. 2016 count entries of grey images.
+    al. 2019 and Croce & Hein 2019; Papernot et al. 2016 count entries of grey images, and so does
+    the column `l0` of a run, as a share.
 
     >>> ball, x0 = L0(1), torch.zeros(1, 1, 1, 3)
     >>> ball.project(torch.tensor([[[[0.2, 0.9, -5.0]]]]), x0)
