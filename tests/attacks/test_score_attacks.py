@@ -229,7 +229,7 @@ def test_the_elite_survives_and_plateaus_are_counted():
 @pytest.mark.parametrize(
     ("recipe", "factor"),
     [
-        (Recipe("g", attack="genattack:patience=20", steps=150), 1.3),
+        (Recipe("g", attack="genattack:patience=20,temperature=0.3", steps=150), 1.3),
         (RECIPES.build("spsa", steps=40), 1.05),
         (RECIPES.build("nes", steps=20), 1.05),
     ],
@@ -275,7 +275,7 @@ def test_a_coin_keeps_its_true_value(spec, ball):
         (lambda: one_pixel(population=3), BadSetting, "population >= 4 and weight > 0, got 3"),
         (lambda: local_search(factor=3), BadSetting, "factor in (0, 2]"),
         (lambda: local_search(move="cycle"), UnknownName, 'Did you mean "cyclic"?'),
-        (lambda: genattack(rate=2), BadSetting, "rate in [0, 1], got 6, 100, 0, 0.3, 2"),
+        (lambda: genattack(rate=2), BadSetting, "rate in [0, 1], got 6, 100, 0, 1, 2"),
         (lambda: jsma(theta=0), BadSetting, "theta > 0 and candidates >= 2, got 0"),
         (lambda: jsma(direction="upp"), UnknownName, 'Did you mean "up"'),
         (lambda: adam(first=1), BadSetting, "first, second in [0, 1), got 0.01, 1"),

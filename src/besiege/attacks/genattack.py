@@ -30,7 +30,7 @@ def genattack(
     rate: float = 0.1,
     reach: float = 0.15,
     patience: int = 100,
-    temperature: float = 0.3,
+    temperature: float = 1.0,
     side: int = 0,
 ) -> Attack:
     """Selection, crossover and mutation of P perturbations; the fittest survives as it is.
@@ -40,6 +40,7 @@ def genattack(
     uniform number in [-alpha eps, alpha eps]. rho and alpha begin at 0.5 and 0.4 and shrink by 0.9
     for every plateau, down to `rate` and `reach`. The survivor is asked again in each step, so that
     a lucky draw of a random defense does not live on.
+    temperature: the paper's 1; less where the margins of a population hardly differ.
     rate, reach: the least rho and alpha. patience: steps without a record that make a plateau.
     side: perturbations of side x side entries, interpolated to the image; 0 for one an entry. The
         paper has 96 at 299.
