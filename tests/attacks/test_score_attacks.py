@@ -164,6 +164,13 @@ def test_jsma_one_entry_at_a_time_is_the_optimum_of_a_linear_model():
         assert found.backwards.tolist() == [6 * eps] * 6
 
 
+def test_pgd_by_the_whole_gradient_is_the_optimum_of_a_linear_model_on_few_pixels():
+    for eps in (1, 5):  # far steps are projected on the pixels with the most to gain
+        spec = "pgd:direction=normalised,decay=constant,step=50,start=clean"
+        grew, _ = reached(spec, L0(eps), 3, "gradients")
+        assert torch.allclose(grew, gains(X)[:, :eps].sum(1), rtol=1e-3)
+
+
 def one_step(attack, weights, x, ball, targeted=True):
     """A step on logits `weights` (K, D) x, and the wanted label 1."""
     layer = nn.Linear(weights.shape[1], len(weights), bias=False)
