@@ -44,8 +44,7 @@ def genattack(
     rate, reach: the least rho and alpha. patience: steps without a record that make a plateau.
     side: perturbations of side x side entries, interpolated to the image; 0 for one an entry. The
         paper has 96 at 299.
-    The paper's fitness is log p_target - log of the best other, here the loss `margin` (of logits,
-    the same), for both goals; others by the recipe.
+    The paper's fitness, log p_target - log of the best other, is the loss `margin`; for both goals.
     Cost: `population` forwards a draw and step.
     """
     if population < 2 or patience < 1 or side < 0 or not (temperature > 0 and 0 <= rate <= 1):
