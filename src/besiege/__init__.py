@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from besiege.attacks.attack import Attack as Attack
     from besiege.attacks.catalog import ATTACKS as ATTACKS
+    from besiege.attacks.threat import L0 as L0
     from besiege.attacks.threat import L1 as L1
     from besiege.attacks.threat import L2 as L2
     from besiege.attacks.threat import Box as Box
@@ -66,6 +67,7 @@ _HOMES = {
     "Graft": "defenses.transform",
     "ImageSet": "data.images",
     "Key": "core.key",
+    "L0": "attacks.threat",
     "L1": "attacks.threat",
     "L2": "attacks.threat",
     "Linf": "attacks.threat",

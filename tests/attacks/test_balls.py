@@ -1,6 +1,6 @@
 """Projections are those of a convex solver, and 8-bit images in a ball the nearest there are."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from besiege.attacks.balls.catalog import BALLS
-from besiege.attacks.threat import L1, L2, Box, Dissimilarity, Linf, RmsL2, Threat
+from besiege.attacks.threat import L0, L1, L2, Box, Dissimilarity, Linf, RmsL2, Threat
 from besiege.core.errors import BadSetting
 from besiege.core.key import Key
 
@@ -197,6 +197,61 @@ def test_a_step_in_l1_moves_one_entry_in_a_hundred():
     assert bool((least >= rest).all())
 
 
+def subsets(ball, x, x0, must=()):
+    """Distance to x of the best image that differs from x0 in eps pixels, of all, for one image."""
+    places = [(i, j) for i in range(x0.shape[2]) for j in range(x0.shape[3])]
+    best = float("inf")
+    for kept in combinations(places, int(ball.eps)):
+        if set(must) <= set(kept):
+            y = x0.clone()
+            for i, j in kept:
+                y[..., i, j] = x[..., i, j].clamp(0, 1)
+            best = min(best, float(((y - x) ** 2).sum()))
+    return best**0.5
+
+
+@pytest.mark.parametrize("eps", [0, 1, 2, 4])
+def test_projections_on_few_pixels_are_the_best_of_all_choices(eps):
+    key, ball = Key.root(5, range(6)), L0(eps)
+    x0 = key.fold("x0").uniform(3, 2, 3, dtype=torch.float64)
+    x = x0 + 0.8 * key.fold("x").normal(3, 2, 3).double()  # much of it is clipped
+    mine = ball.project(x, x0)
+    for i in range(len(x)):
+        gap = float((mine[i] - x[i]).norm())
+        assert gap == pytest.approx(subsets(ball, x[i : i + 1], x0[i : i + 1]), abs=1e-12)
+    assert ball.size(mine, x0).tolist() == [eps] * 6
+
+
+def test_pixels_are_counted_once_and_ties_go_by_position():
+    x0 = torch.full((1, 3, 2, 2), 0.5)
+    x = x0.clone()
+    x[0, :, 0, 1] += 0.25
+    x[0, 2, 1, 1] += 5e-8  # rounding
+    assert L0(1).size(x, x0).tolist() == [1]
+    assert Threat(L0(1)).admits(x, x0).tolist() == [True]
+    x[0, 0, 1, 0] -= 1e-6
+    assert Threat(L0(1)).admits(x, x0).tolist() == [False]
+    even = L0(2).project(x0 + 0.25, x0)
+    assert (even[0, 0] != 0.5).tolist() == [[True, True], [False, False]]
+    slope = torch.tensor([[[[3.0, -1], [0, 2]], [[0, -1], [-4, 0]]]])
+    step = L0(2).ascent(slope)
+    assert step.tolist() == [[[[0.5, 0], [0, 0]], [[0, 0], [-0.5, 0]]]]
+
+
+def test_pixels_that_are_not_of_8_bit_have_to_change_first():
+    x0 = torch.full((3, 1, 2, 2), 100 / 255, dtype=torch.float64)
+    x0[:, 0, 0, 0] += 0.3 / 255
+    x = x0.clone()
+    x[0, 0, 1, 1], x[0, 0, 1, 0] = 0.9, 0.7
+    x[1, 0, 0, 0] = 0.2
+    sent = Threat(L0(2), eight_bit=True).submitted(x, x0)
+    plain = (x * 255).round() / 255
+    # One of the two pixels is free: it goes where the change was larger.
+    assert sent[0].flatten().tolist() == pytest.approx([100 / 255, 100 / 255, 100 / 255, 230 / 255])
+    assert torch.equal(sent[1:], plain[1:])
+    assert torch.equal(Threat(L0(0), eight_bit=True).submitted(x0, x0), x0)
+
+
 @pytest.mark.parametrize(
     ("ball", "says"),
     [
@@ -207,6 +262,8 @@ def test_a_step_in_l1_moves_one_entry_in_a_hundred():
         (L2(0.5), "l2 0.5"),
         (L2(128 / 255), "l2 128/255"),
         (L1(12), "l1 12"),
+        (L0(10), "l0 10"),
+        (L0(12345), "l0 12345"),
         (Dissimilarity(0.06), "dissimilarity 0.06"),
         (Box(), "unrestricted"),
         (Box(8 / 255, 0.2, 0.8), "box 0.2..0.8 8/255"),
@@ -221,6 +278,8 @@ def test_a_threat_is_named_by_ball_and_radius(ball, says):
     [
         (lambda: L2(-1), "ball l2: eps is a radius >= 0"),
         (lambda: L1(float("inf")), "ball l1: eps is a radius >= 0"),
+        (lambda: L0(8 / 255), "counts pixels (all channels of one together), got 0.03"),
+        (lambda: L0(-1), "ball l0: eps is a radius >= 0"),
         (lambda: Dissimilarity(3), "larger than the image itself"),
         (lambda: Box(low=-0.5), "low is a pixel value in [0, 1], got values from -0.5"),
         (lambda: BALLS.build("box:low=2", eps=1), "low is a pixel value"),

@@ -93,15 +93,15 @@ def test_all_coordinates_give_the_gradient_also_at_the_bounds():
     assert torch.allclose(smooth, exact, atol=1e-5)
 
 
-@pytest.mark.parametrize("basis", ["gaussian", "coordinates"])
+@pytest.mark.parametrize("basis", ["gaussian", "rademacher", "coordinates"])
 def test_estimates_are_without_bias(basis):
     x = X.clone()
     x[:, 0, 0] = 0
     exact = oracle()(x, GOAL, KEY).gradient
     total = torch.zeros_like(exact)
-    for i in range(60):
-        few = FiniteDifferences(10, basis, 1e-4)(oracle("scores"))
-        total += few(x, GOAL, KEY.fold(i)).gradient / 60
+    for i in range(100):
+        few = FiniteDifferences(16, basis, 1e-4)(oracle("scores"))
+        total += few(x, GOAL, KEY.fold(i)).gradient / 100
     assert torch.cosine_similarity(total.flatten(1), exact.flatten(1)).min() > 0.97
     for part in (slice(None), slice(0, 1)):  # the whole, and the row that is clipped
         up, along = ((v * exact)[:, :, part].flatten(1).sum(1) for v in (total, exact))
@@ -197,7 +197,7 @@ def test_the_limit_binds_a_search_by_gradients_and_by_estimates(limit):
         assert bool(found.spent.all())
         spent = found.forwards + found.backwards - 2  # the two that settle, see `search`
         assert spent.max() <= limit
-        assert spent.min() > limit - (2 if backwards else 1)
+        assert spent.min() > limit - (2 if backwards else 3)  # the size of a call
         assert bool(found.backwards.max() > 0) is (backwards and limit > 1)
 
 

@@ -52,6 +52,7 @@ def gain(spec, ball, targeted, steps):
         ("fgsm", 1),
         ("bim:step=0.2", 8),
         ("mi-fgsm:step=0.2", 8),
+        ("adam", 60),
         ("pgd", 80),
         ("pgd:start=clean,decay=cosine", 20),
         ("gradient-descent:rate=0.1", 40),
@@ -61,6 +62,8 @@ def test_the_optimum_of_a_linear_model_is_reached(spec, steps, ball, targeted):
     reached, possible, found = gain(spec, ball, targeted, steps)
     lost = found.claim >= 1  # a deterministic defense: the first success is kept as it is
     assert bool((reached <= possible * (1 + 1e-9)).all())
+    if spec == "adam" and ball.name != "linf":
+        return  # it follows signs in the long run, whatever the ball
     if "gradient-descent" in spec and ball.name in ("linf", "l1"):
         return  # the gradient's own direction reaches a corner late, that of a box in the limit
     assert torch.allclose(reached[~lost], possible[~lost], rtol=1e-5)

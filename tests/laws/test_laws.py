@@ -10,7 +10,7 @@ import torch
 
 from besiege.attacks.attack import Attack, Point
 from besiege.attacks.catalog import ATTACKS
-from besiege.attacks.threat import BALLS, L1, L2, Linf
+from besiege.attacks.threat import BALLS, L0, L1, L2, Linf
 from besiege.core.entry import Entry
 from besiege.defenses.catalog import TRANSFORMS, parse_chain
 from besiege.defenses.transform import Transform
@@ -281,6 +281,17 @@ class Pulled(Linf):
         return x0 + 0.9 * (super().project(x, x0) - x0)
 
 
+class Positional(L0):
+    def project(self, x, x0):
+        change = (torch.arange(x0[0, 0].numel()) < self.eps).reshape(x0.shape[2:])
+        return torch.where(change, x.clamp(0, 1), x0)
+
+
+class Whole(L0):
+    def ascent(self, gradient):
+        return gradient.sign() / self.eps
+
+
 class Still(Linf):
     def start(self, x0, key):
         return x0
@@ -305,14 +316,18 @@ BAD_BALLS = [
     ("a_projection_is_admitted", Generous(0.5)),
     ("what_is_admitted_stays", Pulled(0.1)),
     ("no_admitted_image_is_nearer", ScaledThenClipped(2.0)),
+    ("no_admitted_image_is_nearer", Positional(2)),
     ("a_start_is_admitted_and_moves", Still(0.1)),
+    ("an_ascent_climbs", Whole(3)),
     ("an_ascent_climbs", Steep(0.5)),
     ("a_rounded_image_has_8_bits_and_is_admitted", PlainlyRounded(0.04)),
     ("an_example_never_sees_its_batch", Crowded(0.1)),
 ]
 
 
-@pytest.mark.parametrize(("law", "ball"), BAD_BALLS, ids=[law for law, _ in BAD_BALLS])
+@pytest.mark.parametrize(
+    ("law", "ball"), BAD_BALLS, ids=[f"{law}-{type(ball).__name__}" for law, ball in BAD_BALLS]
+)
 def test_each_law_of_balls_finds_what_breaks_it(law, ball):
     with pytest.raises(AssertionError):
         balls.LAWS[law](ball)

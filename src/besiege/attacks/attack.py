@@ -66,6 +66,7 @@ class State(Protocol):
         ...
 
 
+TOGETHER = 32  # points an example that are asked in one call, where there are many
 EUCLIDEAN = ("l2", "rms", "dissimilarity")  # balls whose sizes are the l2 norm in some unit
 
 
@@ -143,6 +144,23 @@ class Problem:
     def query(self, x: Tensor, step: int, *parts: int | str) -> Reading:
         """The reading at x (B, C, H, W), or at n points an example (B, n, C, H, W); no gradient."""
         return self.oracle(x, self.goal, self.key.fold("step", step, *parts), gradient=False)
+
+    def survey(
+        self, points: Callable[[slice], Tensor], number: int, step: int, *parts: int | str
+    ) -> Reading:
+        """The readings, (B, number), of points that are made only when they are asked.
+
+        points: gives those of a window, (B, n, C, H, W); at most TOGETHER are held at once.
+        """
+        found = []
+        for start in range(0, number, TOGETHER):
+            window = points(slice(start, min(start + TOGETHER, number)))
+            found.append(self.query(window, step, *parts, "window", start))
+        loss, scores = (
+            torch.cat([getattr(r, name) for r in found], 1) if found[0].loss is not None else None
+            for name in ("loss", "scores")
+        )
+        return Reading(loss, None, torch.cat([r.won for r in found], 1), scores)
 
     def jacobian(self, x: Tensor, weights: Tensor, step: int, *parts: int | str) -> Reading:
         """The reading whose gradient is that of the sum of weights (B, K) times mean logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from besiege.attacks.adam import adam
 from besiege.attacks.apgd import apgd, apgd_dlr, apgd_t
 from besiege.attacks.attack import Attack, Backward, Gradients
 from besiege.attacks.bim import bim
@@ -14,10 +15,14 @@ from besiege.attacks.fab import fab, fab_t
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.fmn import fmn
+from besiege.attacks.genattack import genattack
 from besiege.attacks.gradient_descent import gradient_descent
+from besiege.attacks.jsma import jsma
 from besiege.attacks.l_bfgs import l_bfgs
+from besiege.attacks.local_search import local_search
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
+from besiege.attacks.one_pixel import one_pixel
 from besiege.attacks.pgd import pgd
 from besiege.attacks.square import square
 from besiege.attacks.varied import Varied
@@ -30,6 +35,35 @@ ATTACKS: Catalog[Attack] = Catalog(
     "attack",
     [
         Entry("none", none, "house: the control"),
+        # by scores, or on few pixels
+        Entry(
+            "one-pixel",
+            one_pixel,
+            "Su et al. 2019 (arXiv:1710.08864)",
+            cases=({"population": 6}, {"population": 5, "again": True}),
+        ),
+        Entry(
+            "local-search",
+            local_search,
+            "Narodytska & Kasiviswanathan 2017 (arXiv:1612.06299), algorithm LocSearchAdv",
+            cases=({"best": 2, "radius": 1}, {"candidates": 5, "move": "tried"}),
+        ),
+        Entry(
+            "genattack",
+            genattack,
+            "Alzantot et al. 2019 (arXiv:1805.11090), algorithm 1",
+            cases=({}, {"side": 2, "patience": 1}),
+        ),
+        Entry(
+            "jsma",
+            jsma,
+            "Papernot et al. 2016 (arXiv:1511.07528), algorithms 1 and 3",
+            cases=(
+                {"candidates": 8},
+                {"theta": 0.1, "direction": "either", "pairs": False},
+            ),
+        ),
+        Entry("adam", adam, "Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1, projected"),
         Entry("fgsm", fgsm, "Goodfellow et al. 2015 (arXiv:1412.6572), section 4"),
         Entry("bim", bim, "Kurakin et al. 2017 (arXiv:1607.02533), section 2.2"),
         Entry(
@@ -89,8 +123,9 @@ GRADIENTS: Catalog[Gradients] = Catalog(
         Entry(
             "finite-differences",
             FiniteDifferences,
-            "Ilyas et al. 2018 (arXiv:1804.08598); Chen et al. 2017 (arXiv:1708.03999)",
-            cases=({}, {"directions": 16, "basis": "coordinates"}),
+            "Ilyas et al. 2018 (arXiv:1804.08598); Uesato et al. 2018 (arXiv:1802.05666); Chen et "
+            "al. 2017 (arXiv:1708.03999)",
+            cases=({}, {"directions": 64, "basis": "rademacher"}, {"basis": "coordinates"}),
         ),
         # Transfer.
         Entry(

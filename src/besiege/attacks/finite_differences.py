@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Ask, Gradients
+from besiege.attacks.attack import TOGETHER, Ask, Gradients
 from besiege.attacks.oracle import Reading
-from besiege.core.batch import rows
+from besiege.core.batch import fold_sum, rows
 from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 
-BASES = ("gaussian", "coordinates")
+BASES = ("gaussian", "rademacher", "coordinates")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,17 @@ class FiniteDifferences(Gradients):
     runs under access "scores".
     directions: n, each asked on both sides of x.
     basis: "gaussian": sum (L(x + h u) - L(x - h u)) u / (2 h n) with normal u, the gradient of the
-        smoothed loss (Ilyas et al. 2018, arXiv:1804.08598); "coordinates": central
-        differences along n of the D entries, picked at random, times D / n: its mean is the
-        gradient (Chen et al. 2017, arXiv:1708.03999).
+        smoothed loss (Ilyas et al. 2018, arXiv:1804.08598); "rademacher": the same with entries
+        of u that are 1 or -1, simultaneous perturbations (Uesato et al. 2018, arXiv:1802.05666),
+        of a little less variance; "coordinates": central differences along n of the D entries,
+        picked at random, times D / n: its mean is the gradient (Chen et al. 2017,
+        arXiv:1708.03999).
     step: h, on the [0, 1] pixel scale. What is asked is clipped to [0, 1]; each entry is weighted
         by u^2 over what is left of u, so that clipping makes no bias to first order.
     shared: both sides of a direction meet the same draws of the defense. Less noise, but only who
         can run the defense can ask for it: a service draws anew for every query.
+    Many directions are one call, so that the network's batches are full for a single image; a limit
+    of passes that ends in such a call leaves the rest of it unspent.
     Cost: (2 n + 1) times the oracle's forwards, no backward, counted by its meter.
     """
 
@@ -83,43 +87,49 @@ class FiniteDifferences(Gradients):
                 "attack that needs no more (`besiege list attacks`) or grant scores."
             )
         slope = torch.zeros_like(x)
-        for i, direction in enumerate(self._directions(x, key)):
-            ahead = (x + self.step * direction).clamp(0, 1)
-            behind = (x - self.step * direction).clamp(0, 1)
+        middle = x[:, None]
+        for i, u in enumerate(self._directions(x, key.fold("direction"))):
+            ahead = (middle + self.step * u).clamp(0, 1)
+            behind = (middle - self.step * u).clamp(0, 1)
             sides = []
-            for side, point in (("ahead", ahead), ("behind", behind)):
+            for side, points in (("ahead", ahead), ("behind", behind)):
                 own = key.fold("difference", i, *(() if self.shared else (side,)))
-                sides.append(_value(oracle(point, goal, own, gradient=False, draws=draws), weights))
-            rise = rows((sides[0] - sides[1]) / (2 * self.step), x)
+                found = oracle(points, goal, own, gradient=False, draws=draws)
+                sides.append(_value(found, weights))
+            rise = (sides[0] - sides[1]) / (2 * self.step)
             moved = (ahead - behind) / (2 * self.step)
-            slope = slope + rise * torch.where(moved != 0, direction**2 / moved, 0)
-        scale = x[0].numel() if self.basis == BASES[1] else 1
+            along = rise[:, :, None, None, None] * torch.where(moved != 0, u**2 / moved, 0)
+            slope = slope + fold_sum(along)
+        scale = x[0].numel() if self.basis == "coordinates" else 1
         slope = slope * (scale / self.directions)
         finite = slope.flatten(1).isfinite().all(1)
         return reading._replace(gradient=torch.where(rows(finite, x), slope, 0))
 
     def _directions(self, x: Tensor, key: Key) -> Iterator[Tensor]:
-        """n tensors like x: normal, or with a single 1 in each row."""
-        entries, own = x[0].numel(), key.fold("direction")
-        if self.basis == BASES[0]:
-            for i in range(self.directions):
-                yield own.fold(i).normal(*x.shape[1:]).to(x.dtype)
-            return
-        if self.directions > entries:
+        """n directions for x (B, C, H, W) in parts (B, m, C, H, W), m at most TOGETHER."""
+        entries, shape = x[0].numel(), x.shape[1:]
+        parts = [min(TOGETHER, self.directions - i) for i in range(0, self.directions, TOGETHER)]
+        if self.basis == "gaussian":
+            yield from (key.fold(i).normal(m, *shape).to(x.dtype) for i, m in enumerate(parts))
+        elif self.basis == "rademacher":
+            for i, m in enumerate(parts):
+                yield 1 - 2 * key.fold(i).bernoulli(0.5, m, *shape).to(x.dtype)
+        elif self.directions > entries:
             raise BadSetting(
                 f"finite differences along {self.directions} coordinates, but an image has "
                 f"{entries}: take that many at most."
             )
-        picked = own.permutation(entries)
-        for i in range(self.directions):
-            single = torch.zeros_like(x.flatten(1)).scatter_(1, picked[:, i : i + 1], 1)
-            yield single.reshape(x.shape)
+        else:
+            every = key.permutation(entries)[:, : self.directions]
+            for picked in torch.split(every, TOGETHER, 1):
+                single = x.new_zeros(*picked.shape, entries).scatter_(2, picked[:, :, None], 1)
+                yield single.reshape(*picked.shape, *shape)
 
 
 def _value(reading: Reading, weights: Tensor | None) -> Tensor:
-    """What is differentiated, (B,): the loss, or the weighted mean logits."""
+    """What is differentiated, (B, m): the loss, or the weighted mean logits."""
     if weights is None:
         assert reading.loss is not None
         return reading.loss
     assert reading.scores is not None
-    return (reading.scores * weights).sum(-1)
+    return (reading.scores * weights[:, None]).sum(-1)

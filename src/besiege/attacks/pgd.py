@@ -52,7 +52,7 @@ def pgd(
         return Point(p.threat.ball.start(p.x0, p.key.fold("start")))
 
     def along(p: Problem, slope: Tensor) -> Tensor:
-        ball = p.threat.ball if direction == "steepest" else RmsL2(p.threat.ball.eps)
+        ball = p.threat.ball if direction == "steepest" else RmsL2(1.0)
         return ball.ascent(slope)
 
     def advance(p: Problem, s: Point, t: int) -> Point:

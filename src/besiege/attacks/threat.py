@@ -16,6 +16,7 @@ from besiege.attacks.balls.catalog import BALLS as BALLS
 from besiege.attacks.balls.euclidean import L2 as L2
 from besiege.attacks.balls.euclidean import Dissimilarity as Dissimilarity
 from besiege.attacks.balls.euclidean import RmsL2 as RmsL2
+from besiege.attacks.balls.l0 import L0 as L0
 from besiege.attacks.balls.l1 import L1 as L1
 from besiege.attacks.balls.linf import Box as Box
 from besiege.attacks.balls.linf import Linf as Linf
@@ -50,8 +51,8 @@ class Threat:
     def name(self) -> str:
         """Ball and radius.
 
-        >>> [Threat(ball).name for ball in (Linf(8 / 255), RmsL2(0.05), L2(1), L1(12), Box())]
-        ['linf 8/255', 'rms 0.05', 'l2 1', 'l1 12', 'unrestricted']
+        >>> [Threat(ball).name for ball in (Linf(8 / 255), RmsL2(0.05), L1(12), L0(10), Box())]
+        ['linf 8/255', 'rms 0.05', 'l1 12', 'l0 10', 'unrestricted']
         """
         return self.ball.title
 

@@ -12,7 +12,7 @@ from besiege.attacks.attack import Attack, Problem
 from besiege.attacks.loss import LOSSES
 from besiege.attacks.oracle import Meter, Oracle, Reading
 from besiege.attacks.search import Found, Plan, search
-from besiege.attacks.threat import L1, Ball, Linf, RmsL2, Threat
+from besiege.attacks.threat import L0, L1, Ball, Linf, RmsL2, Threat
 from besiege.core.entry import Entry
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -36,12 +36,13 @@ class Run(NamedTuple):
 def threats(attack: Attack, eps: float | None = None) -> Iterator[tuple[Shape, Threat]]:
     """Balls that it is made for (cube, sphere, octahedron), both goals, one and three channels.
 
-    It is granted no more than it says that it needs.
+    It is granted no more than it says that it needs. Few pixels are for those who name that ball.
     """
     balls: tuple[Ball, ...] = (
         Linf(0.05 if eps is None else eps),
         RmsL2(0.03 if eps is None else eps),
         L1(0.6 if eps is None else eps),
+        *((L0(3 if eps is None else eps),) if "l0" in attack.balls else ()),
     )
     for shape in SHAPES:
         for ball in balls:

@@ -66,7 +66,10 @@ def what_is_admitted_stays(ball: Ball) -> None:
 
 
 def no_admitted_image_is_nearer(ball: Ball) -> None:
-    """<x - p, y - p> <= 0 for the projection p and every admitted y: ball and box are convex."""
+    """|x - p| <= |x - y| for the projection p and every admitted y.
+
+    Where the ball is convex (so is the box), even <x - p, y - p> <= 0.
+    """
     for x, x0, key in cases():
         p = ball.project(x, x0).double()
         away = x.double() - p
@@ -74,7 +77,10 @@ def no_admitted_image_is_nearer(ball: Ball) -> None:
             y = ball.start(x0, key.fold("other", i)).double()
             for other in (y, ball.project((x + y) / 2, x0).double()):
                 slack = row_sum(away.abs()) * 1e-6 + 1e-12
-                assert bool((row_sum(away * (other - p)) <= slack).all()), (
+                beyond = row_sum(away * (other - p))
+                if not ball.convex:
+                    beyond = row_sum(away**2) - row_sum((x.double() - other) ** 2)
+                assert bool((beyond <= slack).all()), (
                     f"{ball.title}: a point beside the projection is nearer"
                 )
 
@@ -89,13 +95,19 @@ def a_start_is_admitted_and_moves(ball: Ball) -> None:
 
 
 def an_ascent_climbs(ball: Ball) -> None:
-    """Its size around mid grey is 1, its slope is positive, and no gradient is no step."""
+    """Its size around mid grey is 1, its slope is positive, and no gradient is no step.
+
+    Of a count, which does not shrink with the step, eps times it is at most 1 in every entry.
+    """
     for x, x0, _ in cases():
         slope = x - 0.3
         step = ball.ascent(slope)
         grey = torch.full_like(x0, 0.5).double()
         free = not torch.isinf(ball.size(grey + step.double(), grey)).any()
-        if free:  # else the step leaves fixed bounds, and has no size
+        if not ball.convex:
+            assert torch.allclose(ball.eps * step.flatten(1).abs().amax(1), torch.ones(BATCH).to(x))
+            assert bool(Threat(ball).admits(grey + step.double() / 2, grey).all()), ball.title
+        elif free:  # else the step leaves fixed bounds, and has no size
             size = ball.size(grey + step.double(), grey)
             assert torch.allclose(size, torch.ones_like(size), atol=1e-4), f"{ball.title}: {size}"
         assert bool((row_sum(step * slope) > 0).all()), f"{ball.title}: a step that descends"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ class Ball(Protocol):
     """All images at most `eps` away from the clean one, inside [0, 1]."""
 
     eps: float  # radius, in the units of `size`
+    convex: ClassVar[bool] = True  # else `size` is a count: it does not shrink with the change
 
     @property
     def name(self) -> str:
@@ -59,10 +60,12 @@ def edge(eps: float) -> float:
 def spelt(eps: float) -> str:
     """A radius: decimal where three digits are exact, else in 255ths where that is whole.
 
-    >>> spelt(8 / 255), spelt(0.05), spelt(12.0), spelt(0.123456)
-    ('8/255', '0.05', '12', '0.123456')
+    >>> spelt(8 / 255), spelt(0.05), spelt(12.0), spelt(0.123456), spelt(1234567.0)
+    ('8/255', '0.05', '12', '0.123456', '1234567')
     """
     levels = round(eps * 255)
+    if float(eps).is_integer():
+        return f"{eps:.0f}"
     if float(f"{eps:.3g}") != eps and levels >= 1 and abs(eps * 255 - levels) < 1e-6:
         return f"{levels}/255"
     return f"{eps:g}"

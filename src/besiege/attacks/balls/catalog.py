@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from besiege.attacks.balls.ball import Ball
 from besiege.attacks.balls.euclidean import L2, Dissimilarity, RmsL2
+from besiege.attacks.balls.l0 import L0
 from besiege.attacks.balls.l1 import L1
 from besiege.attacks.balls.linf import Box, Linf
 from besiege.core.entry import Catalog, Entry
@@ -24,6 +25,12 @@ BALLS: Catalog[Ball] = Catalog(
             L1,
             "Chen et al. 2018 (arXiv:1709.04114); Tramèr & Boneh 2019 (arXiv:1904.13000)",
             cases=({"eps": 0.5}, {"eps": 6.0}),
+        ),
+        Entry(
+            "l0",
+            L0,
+            "Su et al. 2019 (arXiv:1710.08864); Croce & Hein 2019 (arXiv:1909.05040)",
+            cases=({"eps": 1}, {"eps": 9}),
         ),
         Entry(
             "box",
