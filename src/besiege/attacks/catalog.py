@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
+from besiege.attacks.corruption import corruption
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.gradient_descent import gradient_descent
+from besiege.attacks.hop_skip_jump import hop_skip_jump
 from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
 from besiege.attacks.pgd import pgd
+from besiege.attacks.spatial import spatial
+from besiege.attacks.surfree import surfree
 from besiege.core.entry import Catalog, Entry
 
 ATTACKS: Catalog[Attack] = Catalog(
@@ -30,6 +34,31 @@ ATTACKS: Catalog[Attack] = Catalog(
             gradient_descent,
             "Qiu et al. 2020, section 4; Athalye et al. 2018 (arXiv:1802.00420), section 5",
             cases=({}, {"over": "abort"}),
+        ),
+        # By labels alone.
+        Entry(
+            "hop-skip-jump",
+            hop_skip_jump,
+            "Chen et al. 2020 (arXiv:1904.02144), algorithm 2",
+            cases=({"directions": 2, "rounds": 1, "halvings": 1, "images": 1},),
+        ),
+        Entry(
+            "surfree",
+            surfree,
+            "Maho et al. 2021 (arXiv:2011.12807), algorithm 1",
+            cases=({"levels": 1, "rounds": 1, "images": 1},),
+        ),
+        Entry(
+            "corruption",
+            corruption,
+            "Rauber et al. 2017 (arXiv:1707.04131); Hendrycks & Dietterich 2019 (arXiv:1903.12261)",
+            cases=({"points": 2}, {"kind": "blur", "points": 1}),
+        ),
+        Entry(
+            "spatial",
+            spatial,
+            "Engstrom et al. 2019 (arXiv:1712.02779), section 3",
+            cases=({"angles": 2, "shifts": 1}, {"angles": 3, "shifts": 1, "search": "random"}),
         ),
     ],
 )

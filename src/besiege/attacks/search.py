@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -65,12 +65,18 @@ class Found(NamedTuple):
     draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
 
 
-class _Ear:
-    """Stands between attack and oracle and keeps what was asked in the current step."""
+_Heard: TypeAlias = tuple[Tensor, Tensor, Tensor]  # points, share of draws won, loss
 
-    def __init__(self, oracle: Ask) -> None:
-        self.oracle = oracle
-        self.heard: list[tuple[Tensor, Reading]] = []
+
+class _Ear:
+    """Stands between attack and oracle and keeps what was asked in the current step.
+
+    Of n points an example only the one that `foremost` names, or a step would hold all of them.
+    """
+
+    def __init__(self, oracle: Ask, foremost: Callable[..., _Heard]) -> None:
+        self.oracle, self.foremost = oracle, foremost
+        self.heard: list[_Heard] = []
 
     def __call__(
         self,
@@ -83,8 +89,13 @@ class _Ear:
         weights: Tensor | None = None,
     ) -> Reading:
         reading = self.oracle(x, goal, key, gradient=gradient, draws=draws, weights=weights)
-        self.heard.append((x, reading))
+        self.hear(x, reading)
         return reading
+
+    def hear(self, x: Tensor, reading: Reading) -> None:
+        """Keep a reading at x."""
+        won, loss = _figures(reading)
+        self.heard.append((x, won, loss) if x.ndim == 4 else self.foremost(x, won, loss))
 
 
 def _figures(reading: Reading) -> tuple[Tensor, Tensor]:
@@ -129,7 +140,7 @@ class _Hunt:
 
     def restart(self, number: int) -> None:
         """Run the attack once on the rows alive."""
-        plan, ear = self.plan, _Ear(self.problem.oracle)
+        plan, ear = self.plan, _Ear(self.problem.oracle, self.foremost)
         key = self.problem.key.fold("restart", number)
         p = replace(self.problem, key=key, oracle=ear).take(self.alive)
         look = plan.observe if plan.every and number == 0 else None
@@ -142,7 +153,8 @@ class _Hunt:
                 state = self.attack.step(p, state, t)
                 if plan.check is not None:
                     key = p.key.fold("check", t)
-                    ear.heard = [(here, plan.check(here, p.goal, key, gradient=False))]
+                    ear.heard = []
+                    ear.hear(here, plan.check(here, p.goal, key, gradient=False))
             done = getattr(state, "done", None)
             if done is not None:
                 self.last[self.alive] = state.x
@@ -166,10 +178,7 @@ class _Hunt:
         """
         rows_heard = self.alive
         broken = torch.zeros(len(rows_heard), dtype=torch.bool, device=rows_heard.device)
-        for x, reading in ear.heard:
-            won, loss = _figures(reading)
-            if x.ndim == 5:
-                x, won, loss = self.foremost(rows_heard, x, won, loss)
+        for x, won, loss in ear.heard:
             self.enter(rows_heard, x, won, loss)
             self.loss[rows_heard, slot], self.won[rows_heard, slot] = loss, won
             broken |= won >= 1
@@ -182,13 +191,11 @@ class _Hunt:
         self.alive = rows_heard[keep]
         return keep
 
-    def foremost(
-        self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def foremost(self, x: Tensor, won: Tensor, loss: Tensor) -> _Heard:
         """Of n points an example, (B, n, ...), the one that a search would keep: x, won, loss."""
         at = loss.masked_fill(won < won.amax(1, keepdim=True), -torch.inf).argmax(1)
         if self.attack.nearest:
-            x0 = self.problem.x0[index].repeat_interleave(x.shape[1], 0)
+            x0 = self.problem.x0[self.alive].repeat_interleave(x.shape[1], 0)
             size = self.problem.threat.ball.size(x.flatten(0, 1), x0).reshape(won.shape)
             size = size.masked_fill(won <= 0.5, torch.inf)
             at = torch.where(size.isfinite().any(1), size.argmin(1), at)
