@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from besiege.attacks.attack import Attack, Gradients, backward
 from besiege.attacks.bim import bim
+from besiege.attacks.boundary import boundary
 from besiege.attacks.corruption import corruption
 from besiege.attacks.fgsm import fgsm
 from besiege.attacks.finite_differences import FiniteDifferences
@@ -43,6 +44,12 @@ ATTACKS: Catalog[Attack] = Catalog(
             cases=({"directions": 2, "rounds": 1, "halvings": 1, "images": 1},),
         ),
         Entry(
+            "boundary",
+            boundary,
+            "Brendel et al. 2018 (arXiv:1712.04248), algorithm 1",
+            cases=({"tries": 1, "rounds": 1, "images": 1},),
+        ),
+        Entry(
             "surfree",
             surfree,
             "Maho et al. 2021 (arXiv:2011.12807), algorithm 1",
@@ -52,13 +59,13 @@ ATTACKS: Catalog[Attack] = Catalog(
             "corruption",
             corruption,
             "Rauber et al. 2017 (arXiv:1707.04131); Hendrycks & Dietterich 2019 (arXiv:1903.12261)",
-            cases=({"points": 2}, {"kind": "blur", "points": 1}),
+            cases=({"kind": "gaussian-noise", "points": 1}, {"kind": "blur", "points": 1}),
         ),
         Entry(
             "spatial",
             spatial,
             "Engstrom et al. 2019 (arXiv:1712.02779), section 3",
-            cases=({"angles": 2, "shifts": 1}, {"angles": 3, "shifts": 1, "search": "random"}),
+            cases=({"angles": 2, "shifts": 1}, {"angles": 2, "shifts": 1, "search": "random"}),
         ),
     ],
 )

@@ -47,13 +47,16 @@ KINDS: Mapping[str, Callable[[Tensor, Tensor, Key], Tensor]] = {
 }
 
 
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples, modulo 1, divide their gaps most evenly
+
+
 class Line(NamedTuple):
     """The weakest strength so far that meets the goal, and one below it that does not."""
 
     x: Tensor  # (B, C, H, W)
     low: Tensor  # (B,)
     high: Tensor  # (B,)
-    done: Tensor  # (B,) bool: none was found
+    found: Tensor  # (B,) bool: there is one
 
 
 def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = None) -> Attack:
@@ -63,8 +66,8 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
         x + s u with u in [-1, 1]; "salt-and-pepper": a share s of the pixels, all their channels,
         black or white; "blur": Gaussian of s max(H, W) / 4 pixels.
     points: strengths a step: the first step asks s = 1/n, 2/n, ..., 1, each later one n strengths
-        between the weakest success and the strength below it. Noise keeps its pattern, so that a
-        weaker one is nearer; restarts draw another.
+        between the weakest success and the strength below it, or others of [0, 1] where there is no
+        success. Noise keeps its pattern, so that a weaker one is nearer; restarts draw another.
     repeats: draws of a decision; None for those of every reading.
     Foolbox 1.8 (as P4 ran it) tries 1000 strengths in a row, which is what 16 x 17 x 4 come to in
     three steps. Success need not be monotone in s: weaker ones between two points are not seen.
@@ -79,25 +82,22 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
         return Line(p.x0, low, torch.ones_like(low), low > 0)
 
     def step(p: Problem, s: Line, t: int) -> Line:
-        share = torch.arange(1, points + 1, device=s.x.device, dtype=s.x.dtype)
-        share = share / (points if t == 0 else points + 1)
-        strength = s.low[:, None] + (s.high - s.low)[:, None] * share
+        index = torch.arange(points, device=s.x.device, dtype=s.x.dtype)
+        # A grid that no earlier step asked, as evenly between those as can be; the first ends in 1.
+        wide = (index + (1 - t * GOLDEN) % 1 + (t == 0)) / points
+        fine = s.low[:, None] + (s.high - s.low)[:, None] * (index + 1) / (points + 1)
+        strength = torch.where(s.found[:, None], fine, wide)
         pattern = p.key.fold("pattern")
         each = torch.arange(len(s.x), device=s.x.device)
         some = each.repeat_interleave(points)
         x = KINDS[kind](p.x0[some], strength.flatten(), pattern[some])
         asked = admitted(p, by_example(x, points))
         won = meets(p, asked, repeats, t)
-        first, found = won.to(torch.int64).argmax(1), won.any(1)
+        first, hit = won.to(torch.int64).argmax(1), won.any(1)
         below = torch.cat([s.low[:, None], strength], 1)[each, first]
         # Without a success the weakest known is stronger than all of these.
-        low = torch.where(found, below, strength[:, -1])
-        high = torch.where(found, strength[each, first], s.high)
-        return Line(
-            torch.where(rows(found, x[:1]), asked[each, first], s.x),
-            low,
-            high,
-            s.done if t else ~found,
-        )
+        low = torch.where(hit, below, torch.where(s.found, strength[:, -1], s.low))
+        high = torch.where(hit, strength[each, first], s.high)
+        return Line(torch.where(rows(hit, s.x), asked[each, first], s.x), low, high, s.found | hit)
 
     return Attack(init, step, access="labels", nearest=True)

@@ -92,10 +92,10 @@ def pieces(p: Problem, total: int) -> Iterator[tuple[int, int]]:
 
 
 def random_images(p: Problem, n: int) -> Tensor:
-    """n keyed images an example, (B, n, C, H, W) in [0, 1): uniform cells, of ever other sizes.
+    """n keyed images an example, (B, n, C, H, W) in [0, 1]: uniform cells, of ever other sizes.
 
     The first is of single pixels, the next ones of cells of 2, 4, ... pixels up to one flat colour,
-    and round again: white noise alone is of few classes.
+    and round again with cells of 0 and 1: white noise alone is of few classes.
     """
     height, width = p.x0.shape[-2:]
     cells = [1 << i for i in range((max(height, width) - 1).bit_length() + 1)]
@@ -105,6 +105,7 @@ def random_images(p: Problem, n: int) -> Tensor:
         down, across = (torch.arange(k, device=p.x0.device) // cell for k in (height, width))
         shape = (p.x0.shape[1], -(-height // cell), -(-width // cell))
         coarse = p.key.fold("image", i).uniform(*shape, dtype=p.x0.dtype)
+        coarse = coarse.round() if i // len(cells) % 2 else coarse
         images.append(coarse[:, :, down][..., across])
     return torch.stack(images, 1)
 

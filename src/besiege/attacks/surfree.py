@@ -46,8 +46,8 @@ def surfree(
     """
     if min(levels, images, start_rounds) < 1 or rounds < 0 or not 0 < angle < 90:
         raise BadSetting(
-            "attack surfree: levels, images and start_rounds are at least 1, rounds at least 0, and "
-            f"angle in (0, 90), got {levels}, {images}, {start_rounds}, {rounds} and {angle:g}."
+            "attack surfree: levels, images and start_rounds are at least 1, rounds at least 0 "
+            f"and angle in (0, 90), got {levels}, {images}, {start_rounds}, {rounds}, {angle:g}."
         )
 
     def init(p: Problem) -> Arc:
