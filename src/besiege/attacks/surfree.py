@@ -59,34 +59,43 @@ def surfree(
         if t == 0:
             found, x = started(p, images, repeats, t)
             x, done = bisected(p, x, start_rounds, repeats, t, "first"), ~found
-        far = l2(x - p.x0)
-        u = (x - p.x0) / rows(far.clamp_min(1e-12), x)
-        v = p.key.fold("step", t, "side").normal(*x.shape[1:]).to(x.dtype)
-        v = v - rows(row_sum(u * v), x) * u
-        v = v / rows(l2(v), x)
-
-        def at(turn: Tensor) -> Tensor:
-            """Points of the half circle over the way to x, at angles (B,) from it."""
-            along = rows(turn.cos(), x) * u + rows(turn.sin(), x) * v
-            return admitted(p, p.x0 + rows(far * turn.cos(), x) * along)
-
-        sides = [sign * 0.5**i for i in range(levels) for sign in (1.0, -1.0)]
-        turns = torch.stack([s.angle * side for side in sides], 1)
-        asked = torch.stack([at(turn) for turn in turns.unbind(1)], 1)
-        won = meets(p, asked, repeats, t, "sides")
-        found, which = won.any(1), won.to(torch.int64).argmax(1)
-        each = torch.arange(len(x), device=x.device)
-        near = turns[each, which]
-        best = torch.where(rows(found, x), asked[each, which], x)
-        low, high = near, torch.where(which < 2, 1.5 * near, 2 * near)
-        high = high.clamp(-math.pi / 2, math.pi / 2)
-        for i in range(rounds):
-            middle = (low + high) / 2
-            here = at(middle)
-            good = meets(p, here, repeats, t, "turn", i) & found
-            best = torch.where(rows(good, x), here, best)
-            low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-        factor = torch.where(won[:, :2].any(1), 1.2, 0.9).to(x.dtype)
+        best, wide = _turned(p, x, s.angle, t, levels, rounds, repeats)
+        factor = torch.where(wide, 1.2, 0.9).to(x.dtype)
         return Arc(best, (s.angle * factor).clamp(1e-3, math.radians(angle)), done)
 
     return Attack(init, step, access="labels", balls=EUCLIDEAN, nearest=True)
+
+
+def _turned(
+    p: Problem, x: Tensor, angle: Tensor, t: int, levels: int, rounds: int, repeats: int | None
+) -> tuple[Tensor, Tensor]:
+    """The nearest point found on one random half circle over the way to x, or x; if at the widest.
+
+    angle: (B,) radians, the widest that is asked. Returns (B, C, H, W) and (B,) bool.
+    """
+    far = l2(x - p.x0)
+    u = (x - p.x0) / rows(far.clamp_min(1e-12), x)
+    v = p.key.fold("step", t, "side").normal(*x.shape[1:]).to(x.dtype)
+    v = v - rows(row_sum(u * v), x) * u
+    v = v / rows(l2(v), x)
+
+    def at(turn: Tensor) -> Tensor:
+        along = rows(turn.cos(), x) * u + rows(turn.sin(), x) * v
+        return admitted(p, p.x0 + rows(far * turn.cos(), x) * along)
+
+    sides = [sign * 0.5**i for i in range(levels) for sign in (1.0, -1.0)]
+    turns = torch.stack([angle * side for side in sides], 1)
+    asked = torch.stack([at(turn) for turn in turns.unbind(1)], 1)
+    won = meets(p, asked, repeats, t, "sides")
+    found, which = won.any(1), won.to(torch.int64).argmax(1)
+    index = torch.arange(len(x), device=x.device)
+    low = turns[index, which]  # known to meet the goal; the next one up is not, or was not asked
+    high = torch.where(which < 2, 1.5 * low, 2 * low).clamp(-math.pi / 2, math.pi / 2)
+    best = torch.where(rows(found, x), asked[index, which], x)
+    for i in range(rounds):
+        middle = (low + high) / 2
+        here = at(middle)
+        good = meets(p, here, repeats, t, "turn", i) & found
+        best = torch.where(rows(good, x), here, best)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return best, won[:, :2].any(1)
