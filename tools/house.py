@@ -44,7 +44,7 @@ PROTOCOLS = {
     "defenses": {"transform", "defense", "network"},
     "models": {"classifier", "sources"},
     "data": {"images", "members", "pictures", "download"},
-    "attacks": {"attack", "threat", "loss", "oracle", "search"},
+    "attacks": {"attack", "threat", "loss", "oracle", "search", "decisions"},
     "attacks.balls": {"ball"},
     "study.engines": {"engine"},
 }

@@ -6,7 +6,9 @@ from besiege.attacks.adam import adam
 from besiege.attacks.apgd import apgd, apgd_dlr, apgd_t
 from besiege.attacks.attack import Attack, Backward, Gradients
 from besiege.attacks.bim import bim
+from besiege.attacks.boundary import boundary
 from besiege.attacks.bridge import foreign_attack
+from besiege.attacks.corruption import corruption
 from besiege.attacks.cw import cw
 from besiege.attacks.cw_linf import cw_linf
 from besiege.attacks.ddn import ddn
@@ -17,6 +19,7 @@ from besiege.attacks.finite_differences import FiniteDifferences
 from besiege.attacks.fmn import fmn
 from besiege.attacks.genattack import genattack
 from besiege.attacks.gradient_descent import gradient_descent
+from besiege.attacks.hop_skip_jump import hop_skip_jump
 from besiege.attacks.jsma import jsma
 from besiege.attacks.l_bfgs import l_bfgs
 from besiege.attacks.local_search import local_search
@@ -24,7 +27,9 @@ from besiege.attacks.mi_fgsm import mi_fgsm
 from besiege.attacks.none import none
 from besiege.attacks.one_pixel import one_pixel
 from besiege.attacks.pgd import pgd
+from besiege.attacks.spatial import spatial
 from besiege.attacks.square import square
+from besiege.attacks.surfree import surfree
 from besiege.attacks.varied import Varied
 from besiege.core.entry import Catalog, Entry
 
@@ -113,6 +118,37 @@ ATTACKS: Catalog[Attack] = Catalog(
         Entry("ddn", ddn, "Rony et al. 2019 (arXiv:1811.09600), algorithm 1"),
         Entry("l-bfgs", l_bfgs, "Szegedy et al. 2014 (arXiv:1312.6199), section 4.1"),
         Entry("fmn", fmn, "Pintor et al. 2021 (arXiv:2102.12827), algorithm 1"),
+        # By labels alone.
+        Entry(
+            "hop-skip-jump",
+            hop_skip_jump,
+            "Chen et al. 2020 (arXiv:1904.02144), algorithm 2",
+            cases=({"directions": 2, "rounds": 1, "halvings": 1, "images": 1},),
+        ),
+        Entry(
+            "boundary",
+            boundary,
+            "Brendel et al. 2018 (arXiv:1712.04248), algorithm 1",
+            cases=({"tries": 1, "rounds": 1, "images": 1},),
+        ),
+        Entry(
+            "surfree",
+            surfree,
+            "Maho et al. 2021 (arXiv:2011.12807), algorithm 1",
+            cases=({"levels": 1, "rounds": 1, "images": 1},),
+        ),
+        Entry(
+            "corruption",
+            corruption,
+            "Rauber et al. 2017 (arXiv:1707.04131); Hendrycks & Dietterich 2019 (arXiv:1903.12261)",
+            cases=({"kind": "blur", "points": 1},),
+        ),
+        Entry(
+            "spatial",
+            spatial,
+            "Engstrom et al. 2019 (arXiv:1712.02779), section 3",
+            cases=({"angles": 2, "shifts": 1, "search": "random"},),
+        ),
     ],
 )
 

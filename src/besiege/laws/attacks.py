@@ -12,7 +12,7 @@ from besiege.attacks.attack import Attack, Problem
 from besiege.attacks.loss import LOSSES
 from besiege.attacks.oracle import Meter, Oracle, Reading
 from besiege.attacks.search import Found, Plan, search
-from besiege.attacks.threat import L0, L1, Ball, Linf, RmsL2, Threat
+from besiege.attacks.threat import L0, L1, Ball, Box, Linf, RmsL2, Threat
 from besiege.core.entry import Entry
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -44,6 +44,8 @@ def threats(attack: Attack, eps: float | None = None) -> Iterator[tuple[Shape, T
         L1(0.6 if eps is None else eps),
         *((L0(3 if eps is None else eps),) if "l0" in attack.balls else ()),
     )
+    if "box" in attack.balls:
+        balls = (*balls, Box(0.3 if eps is None else eps))
     for shape in SHAPES:
         for ball in balls:
             for targeted in (False, True):

@@ -1,0 +1,103 @@
+"""The weakest common corruption that does it: contrast, noise, salt and pepper, blur."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from besiege.attacks.attack import Attack, Problem
+from besiege.attacks.decisions import admitted, meets
+from besiege.core.batch import by_example, rows
+from besiege.core.errors import BadSetting, one_of
+from besiege.core.key import Key
+from besiege.ops.blur import gaussian_blur
+
+
+def _contrast(x: Tensor, strength: Tensor, key: Key) -> Tensor:
+    return x + rows(strength, x) * (0.5 - x)
+
+
+def _gaussian_noise(x: Tensor, strength: Tensor, key: Key) -> Tensor:
+    return x + rows(strength, x) * key.normal(*x.shape[1:]).to(x.dtype)
+
+
+def _uniform_noise(x: Tensor, strength: Tensor, key: Key) -> Tensor:
+    return x + rows(strength, x) * (2 * key.uniform(*x.shape[1:], dtype=x.dtype) - 1)
+
+
+def _salt_and_pepper(x: Tensor, strength: Tensor, key: Key) -> Tensor:
+    u, half = key.uniform(1, *x.shape[2:], dtype=x.dtype), rows(strength, x) / 2
+    return torch.where(u < half, 0, torch.where(u >= 1 - half, 1, x))
+
+
+def _blur(x: Tensor, strength: Tensor, key: Key) -> Tensor:
+    return gaussian_blur(x, strength * (max(x.shape[-2:]) / 4))
+
+
+# Image (B, C, H, W), strength (B,) in [0, 1] and key -> image that may leave [0, 1].
+KINDS: Mapping[str, Callable[[Tensor, Tensor, Key], Tensor]] = {
+    "contrast": _contrast,
+    "gaussian-noise": _gaussian_noise,
+    "uniform-noise": _uniform_noise,
+    "salt-and-pepper": _salt_and_pepper,
+    "blur": _blur,
+}
+
+
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples, modulo 1, divide their gaps most evenly
+
+
+class Line(NamedTuple):
+    """The weakest strength so far that meets the goal, and one below it that does not."""
+
+    x: Tensor  # (B, C, H, W)
+    low: Tensor  # (B,)
+    high: Tensor  # (B,)
+    found: Tensor  # (B,) bool: there is one
+
+
+def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = None) -> Attack:
+    """Search for the least strength s in [0, 1] of one corruption that meets the goal.
+
+    kind: "contrast" x + s (1/2 - x); "gaussian-noise" x + s z with z normal; "uniform-noise"
+        x + s u with u in [-1, 1]; "salt-and-pepper": a share s of the pixels, all their channels,
+        black or white; "blur": Gaussian of s max(H, W) / 4 pixels.
+    points: strengths a step: the first step asks s = 1/n, 2/n, ..., 1, each later one n strengths
+        between the weakest success and the strength below it, or others of [0, 1] where there is no
+        success. Noise keeps its pattern, so that a weaker one is nearer; restarts draw another.
+    repeats: draws of a decision; None for those of every reading.
+    Foolbox 1.8 (as P4 ran it) tries 1000 strengths in a row, which is what 16 x 17 x 4 come to in
+    three steps. Success need not be monotone in s: weaker ones between two points are not seen.
+    Cost: points forward passes a draw and step.
+    """
+    one_of("kind", kind, KINDS, "attack corruption")
+    if points < 1:
+        raise BadSetting(f"attack corruption: points is at least 1, got {points}.")
+
+    def init(p: Problem) -> Line:
+        low = p.x0.new_zeros(len(p.x0))
+        return Line(p.x0, low, torch.ones_like(low), low > 0)
+
+    def step(p: Problem, s: Line, t: int) -> Line:
+        index = torch.arange(points, device=s.x.device, dtype=s.x.dtype)
+        # A grid that no earlier step asked, as evenly between those as can be; the first ends in 1.
+        wide = (index + (1 - t * GOLDEN) % 1 + (t == 0)) / points
+        fine = s.low[:, None] + (s.high - s.low)[:, None] * (index + 1) / (points + 1)
+        strength = torch.where(s.found[:, None], fine, wide)
+        pattern = p.key.fold("pattern")
+        each = torch.arange(len(s.x), device=s.x.device)
+        some = each.repeat_interleave(points)
+        x = KINDS[kind](p.x0[some], strength.flatten(), pattern[some])
+        asked = admitted(p, by_example(x, points))
+        won = meets(p, asked, repeats, t)
+        first, hit = won.to(torch.int64).argmax(1), won.any(1)
+        below = torch.cat([s.low[:, None], strength], 1)[each, first]
+        # Without a success the weakest known is stronger than all of these.
+        low = torch.where(hit, below, torch.where(s.found, strength[:, -1], s.low))
+        high = torch.where(hit, strength[each, first], s.high)
+        return Line(torch.where(rows(hit, s.x), asked[each, first], s.x), low, high, s.found | hit)
+
+    return Attack(init, step, access="labels", nearest=True)
