@@ -63,7 +63,7 @@ def found(recipe, defense=BARE, threat=None, rows=slice(None), micro_batch=8, x=
     ("gradients", "steps", "tolerance"),
     [
         (DIFFERENCES + "16,basis=coordinates", 20, 1e-5),
-        (DIFFERENCES + "64,step=0.01", 10, 0.06),
+        (DIFFERENCES + "128,step=0.01", 10, 0.06),
     ],
 )
 def test_the_optimum_of_a_linear_model_is_reached_by_scores(ball, gradients, steps, tolerance):
@@ -178,7 +178,7 @@ def test_what_is_chosen_does_not_depend_on_the_batch():
     for rows in ([0], [1, 4], [3, 2]):
         part = found(sized(), NOISY, rows=torch.tensor(rows))
         for name, got, wanted in zip(part._fields, part, whole, strict=True):
-            assert torch.equal(got, wanted[rows]), name
+            assert (got is wanted is None) or torch.equal(got, wanted[rows]), name
 
 
 def test_the_limit_holds_with_pilots_or_is_refused():
