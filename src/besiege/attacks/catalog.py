@@ -40,35 +40,6 @@ ATTACKS: Catalog[Attack] = Catalog(
     "attack",
     [
         Entry("none", none, "house: the control"),
-        # by scores, or on few pixels
-        Entry(
-            "one-pixel",
-            one_pixel,
-            "Su et al. 2019 (arXiv:1710.08864)",
-            cases=({"population": 6}, {"population": 5, "again": True}),
-        ),
-        Entry(
-            "local-search",
-            local_search,
-            "Narodytska & Kasiviswanathan 2017 (arXiv:1612.06299), algorithm LocSearchAdv",
-            cases=({"best": 2, "radius": 1}, {"candidates": 5, "move": "tried"}),
-        ),
-        Entry(
-            "genattack",
-            genattack,
-            "Alzantot et al. 2019 (arXiv:1805.11090), algorithm 1",
-            cases=({}, {"side": 2, "patience": 1}),
-        ),
-        Entry(
-            "jsma",
-            jsma,
-            "Papernot et al. 2016 (arXiv:1511.07528), algorithms 1 and 3",
-            cases=(
-                {"candidates": 8},
-                {"theta": 0.1, "direction": "either", "pairs": False},
-            ),
-        ),
-        Entry("adam", adam, "Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1, projected"),
         Entry("fgsm", fgsm, "Goodfellow et al. 2015 (arXiv:1412.6572), section 4"),
         Entry("bim", bim, "Kurakin et al. 2017 (arXiv:1607.02533), section 2.2"),
         Entry(
@@ -83,6 +54,7 @@ ATTACKS: Catalog[Attack] = Catalog(
             "Madry et al. 2018 (arXiv:1706.06083), section 2.1",
             cases=({}, {"decay": "cosine", "direction": "normalised"}, {"start": "clean"}),
         ),
+        Entry("adam", adam, "Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1, projected"),
         Entry(
             "gradient-descent",
             gradient_descent,
@@ -118,6 +90,34 @@ ATTACKS: Catalog[Attack] = Catalog(
         Entry("ddn", ddn, "Rony et al. 2019 (arXiv:1811.09600), algorithm 1"),
         Entry("l-bfgs", l_bfgs, "Szegedy et al. 2014 (arXiv:1312.6199), section 4.1"),
         Entry("fmn", fmn, "Pintor et al. 2021 (arXiv:2102.12827), algorithm 1"),
+        # By scores, or on few pixels.
+        Entry(
+            "one-pixel",
+            one_pixel,
+            "Su et al. 2019 (arXiv:1710.08864)",
+            cases=({"population": 6}, {"population": 5, "again": True}),
+        ),
+        Entry(
+            "local-search",
+            local_search,
+            "Narodytska & Kasiviswanathan 2017 (arXiv:1612.06299), algorithm LocSearchAdv",
+            cases=({"best": 2, "radius": 1}, {"candidates": 5, "move": "tried"}),
+        ),
+        Entry(
+            "genattack",
+            genattack,
+            "Alzantot et al. 2019 (arXiv:1805.11090), algorithm 1",
+            cases=({}, {"side": 2, "patience": 1}),
+        ),
+        Entry(
+            "jsma",
+            jsma,
+            "Papernot et al. 2016 (arXiv:1511.07528), algorithms 1 and 3",
+            cases=(
+                {"candidates": 8},
+                {"theta": 0.1, "direction": "either", "pairs": False},
+            ),
+        ),
         # By labels alone.
         Entry(
             "hop-skip-jump",

@@ -6,7 +6,10 @@ from besiege.attacks.attack import Attack, Point, Problem
 
 
 def none() -> Attack:
-    """The clean image, handed to the judge like any other point. Cost: nothing."""
+    """The clean image, handed to the judge like any other point.
+
+    Cost: nothing.
+    """
 
     def init(p: Problem) -> Point:
         return Point(p.x0)
@@ -14,4 +17,4 @@ def none() -> Attack:
     def advance(p: Problem, s: Point, t: int) -> Point:
         return s
 
-    return Attack(init, advance)
+    return Attack(init, advance, access="labels")
