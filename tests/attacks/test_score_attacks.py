@@ -285,7 +285,7 @@ def test_a_coin_keeps_its_true_value(spec, ball):
         (lambda: genattack(rate=2), BadSetting, "rate in [0, 1], got 6, 100, 0, 1, 2"),
         (lambda: jsma(theta=0), BadSetting, "theta > 0 and candidates >= 2, got 0"),
         (lambda: jsma(direction="upp"), UnknownName, 'Did you mean "up"'),
-        (lambda: adam(first=1), BadSetting, "first, second in [0, 1), got 0.01, 1"),
+        (lambda: adam(rate=0), BadSetting, "rate is a step on the [0, 1] scale and > 0, got 0"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(make, error, says):

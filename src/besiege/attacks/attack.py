@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -15,19 +15,18 @@ from besiege.attacks.threat import Threat
 from besiege.core.key import Key
 
 
+class How(TypedDict, total=False):
+    """How an oracle is asked; see `Oracle`."""
+
+    gradient: bool
+    draws: int | None
+    weights: Tensor | None
+
+
 class Ask(Protocol):
     """What an attack may ask; see `Oracle`."""
 
-    def __call__(
-        self,
-        x: Tensor,
-        goal: Tensor,
-        key: Key,
-        *,
-        gradient: bool = True,
-        draws: int | None = None,
-        weights: Tensor | None = None,
-    ) -> Reading:
+    def __call__(self, x: Tensor, goal: Tensor, key: Key, **how: Unpack[How]) -> Reading:
         """A reading at x (B, C, H, W) for goal, or without gradient at (B, n, C, H, W)."""
         ...
 

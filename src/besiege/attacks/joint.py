@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Ask
+from besiege.attacks.attack import Ask, How
 from besiege.attacks.oracle import Reading
 from besiege.core.batch import fold_sum
 from besiege.core.key import Key
@@ -25,21 +26,9 @@ class Joint:
 
     oracles: Sequence[Ask]
 
-    def __call__(
-        self,
-        x: Tensor,
-        goal: Tensor,
-        key: Key,
-        *,
-        gradient: bool = True,
-        draws: int | None = None,
-        weights: Tensor | None = None,
-    ) -> Reading:
+    def __call__(self, x: Tensor, goal: Tensor, key: Key, **how: Unpack[How]) -> Reading:
         """The mean reading at x; as for any oracle. Raises what they raise."""
-        found = [
-            ask(x, goal, key.fold("oracle", i), gradient=gradient, draws=draws, weights=weights)
-            for i, ask in enumerate(self.oracles)
-        ]
+        found = [ask(x, goal, key.fold("oracle", i), **how) for i, ask in enumerate(self.oracles)]
         columns = zip(*found, strict=True)
         loss, slope, won, scores = ([v for v in c if v is not None] for c in columns)
         return Reading(_mean(loss), _mean(slope), fold_sum(_stack(won)) / len(won), _mean(scores))

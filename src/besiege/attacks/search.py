@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, Unpack
 
 import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Ask, Attack, Problem
+from besiege.attacks.attack import Ask, Attack, How, Problem
 from besiege.attacks.oracle import BudgetSpent, Meter, Reading
 from besiege.core.batch import rows, take
 from besiege.core.key import Key
@@ -80,17 +80,8 @@ class _Ear:
         self.oracle, self.foremost = oracle, foremost
         self.heard: list[Heard] = []
 
-    def __call__(
-        self,
-        x: Tensor,
-        goal: Tensor,
-        key: Key,
-        *,
-        gradient: bool = True,
-        draws: int | None = None,
-        weights: Tensor | None = None,
-    ) -> Reading:
-        reading = self.oracle(x, goal, key, gradient=gradient, draws=draws, weights=weights)
+    def __call__(self, x: Tensor, goal: Tensor, key: Key, **how: Unpack[How]) -> Reading:
+        reading = self.oracle(x, goal, key, **how)
         won, loss = _figures(reading)
         self.heard.append(self.foremost(x, won, loss) if x.ndim == 5 else (x, won, loss))
         return reading

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from besiege.core.batch import rows
+from besiege.core.batch import linf, rows
 
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
 
@@ -33,6 +33,9 @@ class Moments(NamedTuple):
 def adam(moments: Moments, gradient: Tensor) -> tuple[Tensor, Moments]:
     """The step to subtract, at rate 1, and the new moments.
 
+    Adam's constant 1e-8 stands by itself; here it is relative to the row's largest entry, so that
+    scaled losses move alike.
+
     >>> x = torch.tensor([[3.0], [0.0]])
     >>> adam(Moments.none(x), x)[0].round()
     tensor([[1.],
@@ -43,4 +46,5 @@ def adam(moments: Moments, gradient: Tensor) -> tuple[Tensor, Moments]:
     age = moments.age + 1
     mean = first / rows(1 - FIRST**age, gradient)
     spread = (second / rows(1 - SECOND**age, gradient)).sqrt()
-    return mean / (spread + TINY), Moments(first, second, age)
+    floor = (TINY * linf(spread)).clamp_min(1e-30)
+    return mean / (spread + rows(floor, spread)), Moments(first, second, age)
