@@ -26,7 +26,8 @@ SECTIONS = {
     "balls": ("Balls", 'Of a threat: `ball = "linf"`, `eps = "8/255"`'),
     "recipes": ("Recipes", 'Attackers: `kind = "bpda+eot"` and any setting of it'),
     "attacks": ("Attacks", 'Of a recipe: `attack = "pgd:decay=cosine"`'),
-    "losses": ("Losses", 'Of a recipe: `loss = "margin"`'),
+    "wrappers": ("Wrappers", 'Before an attack: `attack = "smallest:rounds=6 of pgd"`'),
+    "losses": ("Losses", 'Of a recipe: `loss = "margin"`, or a sum, `"dlr + 0.1*margin"`'),
     "gradients": (
         "Gradients",
         'Of a recipe: `gradients = "finite-differences:directions=64"`',
@@ -34,7 +35,7 @@ SECTIONS = {
 }
 # What each setting of a recipe is; one that is missing here fails the build.
 SETTINGS = {
-    "attack": "the search, an [attack](catalog.md) and its parameters",
+    "attack": "the search, an [attack](catalog.md) and its parameters; a wrapper may go before it",
     "links": "how links are seen that `view` does not name, see below",
     "view": "link -> how it is seen",
     "models": "other [models](transfer.md) to attack in place of the defense's own",
@@ -47,7 +48,7 @@ SETTINGS = {
     "gradients": "where [gradients](catalog.md) come from: `backward`, `finite-differences` or "
     "`varied`",
     "precision": "of the classifier during the search: `float32` or `bfloat16`",
-    "loss": "what is ascended, a [loss](catalog.md)",
+    "loss": "what is ascended, a [loss](catalog.md) or a sum of some",
     "steps": "of the search",
     "restarts": "searches from different starts; the best point of all counts",
     "check_whole": "look for success on the whole defense, forward only, at each step",

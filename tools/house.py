@@ -46,6 +46,7 @@ PROTOCOLS = {
     "data": {"images", "members", "pictures", "download"},
     "attacks": {"attack", "threat", "loss", "oracle", "search", "decisions"},
     "attacks.balls": {"ball"},
+    "attacks.wrappers": set(),
     "study.engines": {"engine"},
 }
 GLOBAL_RANDOM = re.compile(

@@ -131,10 +131,10 @@ def test_a_best_loss_that_stands_still_halves_the_step_once():
     assert sizes[58] == 0.5
 
 
-def test_apgd_t_starts_anew_for_each_class_and_adds_one_forward():
+def test_apgd_t_starts_anew_for_each_class_and_reads_its_last_point():
     recipe = Recipe("r", attack="apgd-t:targets=3", steps=30)
     found = Siege(DEFENSE, recipe, Threat(Linf(1e-4))).attack(X, OWN, KEY)
-    assert found.forwards.tolist() == [32] * 4  # 30, the clean image, and the last point
+    assert found.forwards.tolist() == [34] * 4  # steps, clean image, last point of each class
     assert found.backwards.tolist() == [30] * 4
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from besiege.attacks.attack import Attack, Point
-from besiege.attacks.catalog import ATTACKS
+from besiege.attacks.catalog import ATTACKS, load_attack
 from besiege.attacks.threat import BALLS, L0, L1, L2, Linf
+from besiege.attacks.wrappers.catalog import WRAPPERS
 from besiege.core.entry import Entry
 from besiege.defenses.catalog import TRANSFORMS, parse_chain
 from besiege.defenses.transform import Transform
@@ -46,6 +47,13 @@ def test_grey_images_are_changed_too(entry):
 @pytest.mark.parametrize("entry", ATTACKS.values(), ids=list(ATTACKS))
 def test_attacks_obey(entry, law):
     attacks.check(entry, law)
+
+
+@pytest.mark.parametrize("law", attacks.LAWS)
+@pytest.mark.parametrize("inner", ["pgd", "square"])
+@pytest.mark.parametrize("outer", [spec for entry in WRAPPERS.values() for spec in entry.specs])
+def test_wrapped_attacks_obey(outer, inner, law):
+    attacks.check(Entry(outer, lambda: load_attack(f"{outer} of {inner}"), "test"), law)
 
 
 @pytest.mark.parametrize("law", balls.LAWS)

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from besiege.attacks.attack import Attack, Problem, rivals, turn_of
-from besiege.attacks.threat import L1
+from besiege.attacks.attack import Attack, Problem
+from besiege.attacks.wrappers.multi_targeted import multi_targeted
 from besiege.core.batch import row_sum, rows
 from besiege.core.errors import BadSetting
 
@@ -38,7 +37,6 @@ class Climb(NamedTuple):
     shortened: Tensor  # (B,) bool: at the last checkpoint
     support: Tensor  # (B,) l1: changed entries of the best point at the last checkpoint
     share: Tensor  # (B,) l1: of the entries, moved by a step
-    aims: Tensor  # (B, T, K) sums of logits to be raised in turn
 
 
 @cache
@@ -77,7 +75,7 @@ def apgd(momentum: float = 0.75) -> Attack:
     On a random defense losses are means over the reading's draws: take `draws` of 8 or more.
     Cost: one forward and one backward pass a draw and step.
     """
-    return _attack("cross-entropy", 0, momentum)
+    return _attack("cross-entropy", momentum)
 
 
 def apgd_dlr(momentum: float = 0.75) -> Attack:
@@ -87,62 +85,41 @@ def apgd_dlr(momentum: float = 0.75) -> Attack:
     momentum: of the former move.
     Cost: one forward and one backward pass a draw and step.
     """
-    return _attack("dlr", 0, momentum)
+    return _attack("dlr", momentum)
 
 
 def apgd_t(targets: int = 9, momentum: float = 0.75) -> Attack:
-    """As `apgd`, towards one wrong class after the other.
+    """As `apgd`, towards one wrong class after the other: `multi-targeted of apgd-dlr`.
 
-    The `targets` classes that come next at the clean image are reached for in turn, each by a
-    search of its own of an equal share of the steps; 100 for each is AutoAttack's budget. What
-    rises is z_t - z_y, the numerator of the targeted ratio: its direction is all that a step takes,
-    and the ratio's own, through its denominator, is 0 along z. Where the threat is targeted there
-    is one class to reach, and this is `apgd-dlr`.
+    100 steps for each of nine targets is AutoAttack's budget. What rises is z_t - z_y, the
+    numerator of the targeted ratio: its direction is all that a step takes, and the ratio's own,
+    through its denominator, is 0 along z. Where the threat is targeted this is `apgd-dlr`.
     targets: at most all other classes, and no more than steps.
     momentum: of the former move.
-    Cost: one forward and one backward pass a draw and step, and one forward a draw.
+    Cost: one forward and one backward pass a draw and step, and one forward a draw and target.
     """
-    if targets < 1:
-        raise BadSetting(f"attack apgd-t: targets is a number of classes >= 1, got {targets}.")
-    return _attack("dlr", targets, momentum)
+    return multi_targeted(targets)(_attack("dlr", momentum))
 
 
-def _attack(loss: str, targets: int, momentum: float) -> Attack:
+def _attack(loss: str, momentum: float) -> Attack:
     if not 0 < momentum <= 1:
         raise BadSetting(f"attack apgd: momentum lies in (0, 1], got {momentum:g}.")
 
-    def init(p: Problem) -> Climb:
-        return _begin(p, p.x0.new_zeros((len(p.x0), 1, 1)), 0)
-
     def advance(p: Problem, s: Climb, t: int) -> Climb:
-        towards = targets > 0 and not p.threat.targeted
-        if towards and t == 0:
-            s = s._replace(aims=_aims(p, min(targets, p.steps)))
-        turn, first, end = turn_of(t, p.steps, s.aims.shape[1])
-        loss, slope = _read(p, s, t, s.aims[:, turn] if towards else None)
-        if t + 1 == end < p.steps:
-            return _begin(p, s.aims, turn + 1)
-        s = _noted(s, loss, slope, first=t == first)
-        s, slope = _looked(p, s, slope, t - first, end - first)
-        return _moved(p, s, slope, 1.0 if t == first else momentum)
+        reading = p.ask(s.x, t)
+        assert reading.loss is not None
+        assert reading.gradient is not None
+        s = _noted(s, reading.loss, reading.gradient, first=t == 0)
+        s, slope = _looked(p, s, reading.gradient, t)
+        return _moved(p, s, slope, 1.0 if t == 0 else momentum)
 
-    return Attack(init, advance, loss=loss)
+    return Attack(_begin, advance, loss=loss)
 
 
-def _aims(p: Problem, number: int) -> Tensor:
-    """z_t - z_y as weights of the logits, for the best rivals at the clean image, (B, T, K)."""
-    scores = p.query(p.x0, 0, "rivals").scores
-    assert scores is not None
-    classes = scores.shape[1]
-    near = functional.one_hot(rivals(scores, p.goal, number), classes)
-    return (near - functional.one_hot(p.goal, classes)[:, None]).to(p.x0.dtype)
-
-
-def _begin(p: Problem, aims: Tensor, turn: int) -> Climb:
-    """A new search, for the class that has its turn."""
-    x = p.threat.ball.start(p.x0, p.key.fold("start", turn))
+def _begin(p: Problem) -> Climb:
+    x = p.threat.ball.start(p.x0, p.key.fold("start"))
     low = p.x0.new_full((len(x),), -torch.inf)
-    size = torch.full_like(low, 1.0 if isinstance(p.threat.ball, L1) else 2.0)
+    size = torch.full_like(low, 1.0 if p.threat.ball.sparse else 2.0)
     return Climb(
         x=x,
         before=x,
@@ -156,21 +133,7 @@ def _begin(p: Problem, aims: Tensor, turn: int) -> Climb:
         shortened=torch.zeros_like(low, dtype=torch.bool),
         support=torch.full_like(low, x[0].numel()),
         share=torch.full_like(low, MOVED),
-        aims=aims,
     )
-
-
-def _read(p: Problem, s: Climb, t: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss (B,) at s.x, or the mean logits weighted by (B, K), and the gradient."""
-    if weights is None:
-        reading = p.ask(s.x, t)
-        loss = reading.loss
-    else:
-        reading = p.jacobian(s.x, weights, t)
-        loss = None if reading.scores is None else row_sum(reading.scores * weights)
-    assert loss is not None
-    assert reading.gradient is not None
-    return loss, reading.gradient
 
 
 def _noted(s: Climb, loss: Tensor, slope: Tensor, first: bool) -> Climb:
@@ -186,10 +149,10 @@ def _noted(s: Climb, loss: Tensor, slope: Tensor, first: bool) -> Climb:
     )
 
 
-def _looked(p: Problem, s: Climb, slope: Tensor, t: int, steps: int) -> tuple[Climb, Tensor]:
+def _looked(p: Problem, s: Climb, slope: Tensor, t: int) -> tuple[Climb, Tensor]:
     """After a checkpoint: steps fitted, and rows that go on from their best point there."""
-    sparse = isinstance(p.threat.ball, L1)
-    stops = _sparse_checkpoints(steps) if sparse else checkpoints(steps)
+    sparse = p.threat.ball.sparse
+    stops = _sparse_checkpoints(p.steps) if sparse else checkpoints(p.steps)
     if t not in stops:
         return s, slope
     if sparse:
@@ -217,7 +180,7 @@ def _looked(p: Problem, s: Climb, slope: Tensor, t: int, steps: int) -> tuple[Cl
 def _moved(p: Problem, s: Climb, slope: Tensor, momentum: float) -> Climb:
     """One step from s.x."""
     ball, length = p.threat.ball, rows(s.size * p.threat.ball.eps, s.x)
-    if isinstance(ball, L1):
+    if ball.sparse:
         x = p.threat.project(s.x + length * _sparse(s, slope), p.x0)
     else:
         ahead = p.threat.project(s.x + length * ball.ascent(slope), p.x0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -209,3 +209,7 @@ class Attack:
             "looks for": "nearest" if self.nearest else "worst in the ball",
             "loss": self.loss,
         }
+
+
+# What makes another attack of one, "smallest of pgd".
+Wrapper: TypeAlias = Callable[[Attack], Attack]

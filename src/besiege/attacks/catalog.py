@@ -31,7 +31,9 @@ from besiege.attacks.spatial import spatial
 from besiege.attacks.square import square
 from besiege.attacks.surfree import surfree
 from besiege.attacks.varied import Varied
+from besiege.attacks.wrappers.catalog import WRAPPERS
 from besiege.core.entry import Catalog, Entry
+from besiege.core.errors import BadSetting
 
 APGD = "Croce & Hein 2020 (arXiv:2003.01690), algorithm 1; l1: 2021 (arXiv:2103.01208)"
 FAB = "Croce & Hein 2020 (arXiv:1907.02044), algorithm 1"
@@ -178,6 +180,16 @@ GRADIENTS: Catalog[Gradients] = Catalog(
 def load_attack(spec: str, catalog: Catalog[Attack] = ATTACKS) -> Attack:
     """The attack that `spec` names, "pgd:step=0.1" or "foolbox:L2DeepFoolAttack(steps=50)".
 
+    "WRAPPER of ATTACK" makes another of it: "smallest:rounds=6 of multi-targeted of pgd".
     Raises UnknownName or BadSetting.
     """
-    return foreign_attack(spec) or catalog.build(spec)
+    outer, wrapped, inner = spec.partition(" of ")
+    if not wrapped:
+        return foreign_attack(spec) or catalog.build(spec)
+    wrapper, attack = WRAPPERS.build(outer), load_attack(inner, catalog)
+    if attack.whole is not None:
+        raise BadSetting(
+            f'"{spec}": an attack of another library runs to its end by itself, and nothing can be '
+            "wrapped around it."
+        )
+    return wrapper(attack)

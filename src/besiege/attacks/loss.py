@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from besiege.core.entry import Catalog, Entry
-from besiege.core.errors import BadModel
+from besiege.core.batch import fold_sum
+from besiege.core.entry import Catalog, Entry, parse_value
+from besiege.core.errors import BadModel, BadSetting
 
 # (logits (B, K), label or target (B,), targeted) -> (B,), larger is better for the attacker.
 Loss: TypeAlias = Callable[[Tensor, Tensor, bool], Tensor]
@@ -90,3 +91,31 @@ LOSSES: Catalog[Loss] = Catalog(
         ),
     ],
 )
+
+
+def load_loss(spec: str, catalog: Catalog[Loss] = LOSSES) -> Loss:
+    """The loss that `spec` names, "dlr", or a sum, "cross-entropy + 0.1*margin".
+
+    Each term is in its own units; a factor before * brings them to one scale.
+    Raises UnknownName or BadSetting.
+
+    >>> z, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> load_loss("margin + 2*margin")(z, y, False)
+    tensor([-6.])
+    """
+    factors, losses = [], []
+    for term in spec.split(" + "):
+        factor, _, name = term.rpartition("*")
+        losses.append(catalog.build(name))
+        weight = parse_value(factor.strip()) if factor else 1
+        if isinstance(weight, str | bool) or weight <= 0:
+            raise BadSetting(f'loss "{spec}": "{factor}" is no factor > 0, as in 0.1*margin.')
+        factors.append(float(weight))
+    if len(losses) == 1 and factors == [1.0]:
+        return losses[0]
+
+    def loss(logits: Tensor, label: Tensor, targeted: bool) -> Tensor:
+        terms = [f * one(logits, label, targeted) for f, one in zip(factors, losses, strict=True)]
+        return fold_sum(torch.stack(terms, 1))
+
+    return loss

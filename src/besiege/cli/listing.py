@@ -12,7 +12,8 @@ def listing(
     shelf: Annotated[
         str | None,
         typer.Argument(
-            help="transforms, votes, recipes, attacks, losses, gradients, balls, models or data."
+            help="transforms, votes, recipes, attacks, wrappers, losses, gradients, balls, models "
+            "or data."
         ),
     ] = None,
 ) -> None:

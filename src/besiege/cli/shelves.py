@@ -13,6 +13,7 @@ def shelves() -> Mapping[str, Catalog[Any]]:
     from besiege.attacks.catalog import ATTACKS, GRADIENTS
     from besiege.attacks.loss import LOSSES
     from besiege.attacks.threat import BALLS
+    from besiege.attacks.wrappers.catalog import WRAPPERS
     from besiege.data.catalog import DATASETS
     from besiege.defenses.catalog import TRANSFORMS
     from besiege.defenses.defense import VOTES
@@ -24,6 +25,7 @@ def shelves() -> Mapping[str, Catalog[Any]]:
         "votes": VOTES,
         "recipes": RECIPES,
         "attacks": ATTACKS,
+        "wrappers": WRAPPERS,
         "losses": LOSSES,
         "gradients": GRADIENTS,
         "balls": BALLS,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, NonNegativeInt, ValidationError
 
 from besiege.attacks.catalog import load_attack
+from besiege.attacks.loss import load_loss
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.entry import Catalog
 from besiege.core.errors import BadSetting, BesiegeError, unknown
@@ -368,7 +369,8 @@ def _check(experiment: Experiment, where: str) -> None:
             recipe = table.recipe(catalogs)
             _unique(recipe.name, seen)
             seen[recipe.name] = []
-            catalogs.losses.build(recipe.loss or load_attack(recipe.attack, catalogs.attacks).loss)
+            attack = load_attack(recipe.attack, catalogs.attacks)
+            load_loss(recipe.loss or attack.loss, catalogs.losses)
             for name in table.defenses or links:
                 _view(recipe, name, links[name])
 

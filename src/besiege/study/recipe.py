@@ -16,7 +16,7 @@ from besiege.attacks.attack import Ask, Attack, Problem
 from besiege.attacks.catalog import ATTACKS, GRADIENTS, load_attack
 from besiege.attacks.draws import draws_for
 from besiege.attacks.joint import Joint
-from besiege.attacks.loss import LOSSES, Loss
+from besiege.attacks.loss import LOSSES, Loss, load_loss
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
 from besiege.attacks.search import Found, Plan, hand_over, joined_rows, search
 from besiege.attacks.threat import Threat
@@ -50,7 +50,8 @@ class Recipe:
     """One attacker.
 
     attack: a spec of the attack catalog, "pgd:step=0.1,decay=cosine", or an attack of another
-        library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)".
+        library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)". One of the wrapper catalog
+        goes before: "smallest:rounds=6 of pgd".
     links: the rule for links that `view` does not name, one of RULES.
     view: link name -> "SURROGATE", "as-is", "skip", "frozen" or "frozen:SURROGATE".
     models: specs of the model catalog. The attacker asks these in place of the defense's own, each
@@ -65,7 +66,8 @@ class Recipe:
     precision: "float32", or "bfloat16" for the classifier during the search (`in_precision`); last
         and best point meet in float32, and so does the judge. Since its successes are no facts, no
         example is dropped early: on a deterministic defense the search may take longer.
-    loss: a spec of the loss catalog; None for that of the attack.
+    loss: a spec of the loss catalog, or a sum, "cross-entropy + 0.1*margin"; None for that of the
+        attack.
     steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     believe_first: stop at the first success on any draw and claim it, as published loops do.
@@ -304,7 +306,7 @@ class Siege:
         recipe, who, threat = self.recipe, self.opponents, self.threat
         if recipe.models is not None and view is not self.defense:
             threat = replace(threat, access="gradients")  # of models that are the attacker's own
-        loss = who.losses.build(self.loss)
+        loss = load_loss(self.loss, who.losses)
         return Oracle(view, loss, threat, meter, draws, recipe.average, who.micro_batch)
 
     def _asked(self, meter: Meter, draws: int, precision: str) -> Ask:

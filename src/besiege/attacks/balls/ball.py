@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from besiege.core.errors import BadSetting
@@ -23,6 +24,11 @@ class Ball(Protocol):
         ...
 
     @property
+    def sparse(self) -> bool:
+        """Whether the steepest step of its norm moves few entries."""
+        return False
+
+    @property
     def title(self) -> str:
         """Norm and radius, as tables print them."""
         return f"{self.name} {spelt(self.eps)}"
@@ -31,9 +37,13 @@ class Ball(Protocol):
         """Distance of each row of x from x0, (B, ...) -> (B,)."""
         ...
 
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
+        """The nearest image to x of size at most radius (B,) in [0, 1], whatever eps."""
+        ...
+
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest image to x that is in the ball and in [0, 1]."""
-        ...
+        return self.onto(x, x0, x0.new_full((len(x0),), self.eps, dtype=torch.float64))
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """The 8-bit image in the ball nearest to the admitted x; x0 where the ball holds none."""

@@ -25,9 +25,9 @@ class _Euclidean(Ball):
         distance, unit = l2(x - x0), self._unit(x0)
         return torch.where(distance > 0, distance / unit, distance)
 
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
         """The nearest point of ball and [0, 1]: exact, not scaled and then clipped."""
-        return onto_l2(x, x0, self.eps * self._unit(x0.double()))
+        return onto_l2(x, x0, radius * self._unit(x0.double()))
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """Levels nearest to x, taken back greedily until in the ball; see `onto_levels`."""

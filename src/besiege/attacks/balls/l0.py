@@ -19,10 +19,11 @@ def _squares(change: Tensor) -> Tensor:
     return fold_sum(change.double() ** 2)
 
 
-def _first(gain: Tensor, number: int) -> Tensor:
-    """Which `number` pixels of each row gain most, (B, 1, H, W) bool; ties by position."""
-    order = gain.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :number]
-    chosen = torch.zeros_like(gain.flatten(1), dtype=torch.bool).scatter_(1, order, True)
+def _first(gain: Tensor, number: Tensor) -> Tensor:
+    """Which `number` (B,) pixels of each row gain most, (B, 1, H, W) bool; ties by position."""
+    order = gain.flatten(1).argsort(dim=1, descending=True, stable=True)
+    taken = torch.arange(order.shape[1], device=gain.device) < number[:, None]
+    chosen = torch.zeros_like(taken).scatter_(1, order, taken)
     return chosen.reshape(gain.shape)[:, None]
 
 
@@ -59,11 +60,14 @@ class L0(Ball):
         """Number of pixels that changed by more than rounding."""
         return row_sum(((x - x0).abs() > edge(0)).any(1).to(x.dtype))
 
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Exact: of the clipped image, the eps pixels that bring it nearest to x."""
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
+        """Exact: of the clipped image, the pixels that bring it nearest to x."""
         clipped = x.clamp(0, 1)
         gain = _squares(x0 - x) - _squares(clipped - x)
-        return torch.where(_first(gain, int(self.eps)), clipped, x0)
+        return torch.where(_first(gain, radius.floor()), clipped, x0)
+
+    def _most(self, x0: Tensor) -> Tensor:
+        return x0.new_full((len(x0),), self.eps)
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """Exact: pixels of x0 that are not of 8 bit have to change, and the best others may."""
@@ -71,7 +75,7 @@ class L0(Ball):
         off = ((x0 - (x0.double() * 255).round().to(x0.dtype) / 255).abs() > edge(0)).any(1)
         gain = _squares(x0 - x) - _squares(level - x)
         gain = torch.where(off, torch.inf, gain)
-        free = _first(gain, int(self.eps)) & (gain > 0)[:, None]
+        free = _first(gain, self._most(x0)) & (gain > 0)[:, None]
         some = off.flatten(1).sum(1) <= self.eps
         return torch.where(rows(some, x) & free, level, x0)
 
@@ -81,7 +85,7 @@ class L0(Ball):
         A count does not shrink with the step: what is 1 is the step's eps times the largest
         entry, so that an attack's step in units of eps is one on the scale of pixels.
         """
-        chosen = _first(_squares(gradient), int(self.eps))
+        chosen = _first(_squares(gradient), self._most(gradient))
         return torch.where(chosen, gradient.sign(), 0) / max(self.eps, 1)
 
     def start(self, x0: Tensor, key: Key) -> Tensor:

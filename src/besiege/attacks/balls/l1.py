@@ -34,13 +34,18 @@ class L1(Ball):
         """l1."""
         return "l1"
 
+    @property
+    def sparse(self) -> bool:
+        """Yes: one entry."""
+        return True
+
     def size(self, x: Tensor, x0: Tensor) -> Tensor:
         """Sum of the absolute changes."""
         return row_sum((x - x0).abs())
 
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
         """The nearest point of ball and [0, 1] (Croce & Hein 2021, arXiv:2103.01208): exact."""
-        return onto_l1(x, x0, x0.new_full((len(x0),), self.eps, dtype=torch.float64))
+        return onto_l1(x, x0, radius)
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """The nearest 8-bit image in the ball, exact where x0 is one; see `onto_levels`."""

@@ -44,9 +44,10 @@ class Linf(Ball):
         """Largest change of an entry."""
         return linf(x - x0)
 
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
         """Clamp to the box: exact."""
-        return x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1)
+        reach = rows(radius.to(x0), x0)
+        return x.clamp(x0 - reach, x0 + reach).clamp(0, 1)
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """Each entry on its nearest admitted level: exact."""
@@ -123,10 +124,10 @@ class Box(Ball):
         outside = ((x < low - edge(0)) | (x > high + edge(0))).flatten(1).any(1)
         return linf(x - x0).masked_fill(outside, torch.inf)
 
-    def project(self, x: Tensor, x0: Tensor) -> Tensor:
+    def onto(self, x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
         """Clamp each entry: exact."""
-        low, high = self._bounds(x0)
-        return x.clamp(x0 - self.eps, x0 + self.eps).clamp(low, high).clamp(0, 1)
+        (low, high), reach = self._bounds(x0), rows(radius.to(x0), x0)
+        return x.clamp(x0 - reach, x0 + reach).clamp(low, high).clamp(0, 1)
 
     def rounded(self, x: Tensor, x0: Tensor) -> Tensor:
         """Each entry on its nearest admitted level: exact."""

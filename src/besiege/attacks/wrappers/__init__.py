@@ -1,0 +1,1 @@
+"""What makes another attack of one, a file each."""
