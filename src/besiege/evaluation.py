@@ -251,7 +251,8 @@ def _others(
 ) -> dict[str, Classifier]:
     """The models that recipes name, by these names."""
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    names = dict.fromkeys(name for recipe in recipes for name in recipe.models or ())
+    searches = [search for recipe in recipes for search in recipe.searches]
+    names = dict.fromkeys(name for search in searches for name in search.models or ())
     return {
         name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
         for name in names

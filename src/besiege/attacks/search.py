@@ -64,6 +64,7 @@ class Found(NamedTuple):
     spent: Tensor  # (B,) bool: the limit of passes ended the search
     draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
     strayed: Tensor | None = None  # (B,) bool: found outside the threat, and projected onto it
+    stage: Tensor | None = None  # (B,) int64: of a recipe in stages the one that found it, or -1
 
 
 # A point an example, the share of its draws won and the loss: what is kept of a reading.
@@ -292,8 +293,8 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         lucky=hunt.lucky,
         forwards=hunt.forwards,
         backwards=hunt.backwards,
-        loss=_filled(hunt.loss),
-        won=_filled(hunt.won),
+        loss=filled(hunt.loss),
+        won=filled(hunt.won),
         spent=spent,
     )
 
@@ -354,8 +355,8 @@ def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Fou
     )
 
 
-def _filled(trace: Tensor) -> Tensor:
-    """(B, T) with the last figure kept for steps after an example was dropped."""
+def filled(trace: Tensor) -> Tensor:
+    """(B, T) with the last figure kept for steps that an example did not take part in."""
     for t in range(1, trace.shape[1]):
         trace[:, t] = torch.where(trace[:, t].isnan(), trace[:, t - 1], trace[:, t])
     return trace

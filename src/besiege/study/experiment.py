@@ -163,19 +163,23 @@ class RecipeTable(Table):
     check_whole: bool | None = None
     believe_first: bool | None = None
     confirm: int | None = None
+    stages: tuple[RecipeTable, ...] = Field(
+        default=(), description="recipes one after the other, each on what the former left"
+    )
     defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
 
     def recipe(self, catalogs: Catalogs) -> Recipe:
         """The recipe that this table describes."""
-        changes = self.model_dump(exclude={"kind", "defenses"}, exclude_none=True)
+        changes = self.model_dump(exclude={"kind", "defenses", "stages"}, exclude_none=True)
+        if self.stages:
+            changes["stages"] = tuple(stage.recipe(catalogs) for stage in self.stages)
         return catalogs.recipes.build(self.kind, **changes)
 
     def placed(self, change: Callable[[str], str]) -> Self:
         """The same with every path in it changed."""
-        if self.models is None:
-            return self
-        models = tuple(respelled(source, change) for source in self.models)
-        return self.model_copy(update={"models": models})
+        stages = tuple(stage.placed(change) for stage in self.stages)
+        models = self.models and tuple(respelled(source, change) for source in self.models)
+        return self.model_copy(update={"models": models, "stages": stages})
 
 
 class Judge(Table):
@@ -252,7 +256,8 @@ class Experiment(Table):
     def models(self) -> tuple[str, ...]:
         """Models beside that of [model]: of defenses, and those that recipes attack instead."""
         own = [guard.model for guard in self.guards if guard.model is not None]
-        return tuple(sorted({*own, *(m for r in self.recipe for m in r.models or ())}))
+        recipes = [table for r in self.recipe for table in (r, *r.stages)]
+        return tuple(sorted({*own, *(m for r in recipes for m in r.models or ())}))
 
     def files(self) -> list[Path]:
         """The user's own Python files that the experiment names, and weights inside chains."""
@@ -369,10 +374,11 @@ def _check(experiment: Experiment, where: str) -> None:
             recipe = table.recipe(catalogs)
             _unique(recipe.name, seen)
             seen[recipe.name] = []
-            attack = load_attack(recipe.attack, catalogs.attacks)
-            load_loss(recipe.loss or attack.loss, catalogs.losses)
-            for name in table.defenses or links:
-                _view(recipe, name, links[name])
+            for search in recipe.searches:
+                attack = load_attack(search.attack, catalogs.attacks)
+                load_loss(search.loss or attack.loss, catalogs.losses)
+                for name in table.defenses or links:
+                    _view(search, name, links[name])
 
 
 def _unique(name: str, taken: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from besiege.study.engines.engine import Task
 from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.places import respelled
-from besiege.study.recipe import Opponents, Siege
+from besiege.study.recipe import Opponents, Recipe, Siege
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
 from besiege.study.shard import Examples, Shard, siege_batch
 from besiege.study.soundness import check_classifier, check_defense
@@ -224,7 +224,7 @@ def prepare(experiment: Experiment) -> Prepared:
         "plugins": [file_hash(path) for path in experiment.files()],
     }
     cells = experiment.cells(catalogs)
-    sources = {m for cell in cells for m in cell.recipe.models or ()}.union(experiment.models)
+    sources = {m for cell in cells for m in _models(cell.recipe)}.union(experiment.models)
     others = {
         s: load_model(s, catalogs.models, engine.device, images.shape) for s in sorted(sources)
     }
@@ -238,18 +238,32 @@ def prepare(experiment: Experiment) -> Prepared:
         defense = table.deployed(catalogs.transforms, classifiers)
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
         record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
-        settings = dict(record["recipe_settings"])
+        settings = _portable(record["recipe_settings"])
         named = {**record, **table.placed(_name).record(), "recipe_settings": settings}
         # By defense: two files of one name may lie in two folders.
         if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
             named["weights"] = weights
-        if models := spec.recipe.models:
-            named["recipe_settings"] |= {"models": [respelled(m, _name) for m in models]}
+        if models := _models(spec.recipe):
             named["recipe_weights"] = [hashes[m] for m in models]
         cell = cell_hash(named, fingerprint)
         sieges[cell] = siege
         records.append({"cell": cell, **record})
     return Prepared(experiment, catalogs, classifier, images, sieges, records, keep=())
+
+
+def _models(recipe: Recipe) -> list[str]:
+    """The other models that its searches ask."""
+    return [name for search in recipe.searches for name in search.models or ()]
+
+
+def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe, and of its stages, with `_name` in place of paths."""
+    own = dict(settings)
+    if own["models"]:
+        own["models"] = [respelled(m, _name) for m in own["models"]]
+    if "stages" in own:
+        own["stages"] = [_portable(stage) for stage in own["stages"]]
+    return own
 
 
 def _name(path: str) -> str:

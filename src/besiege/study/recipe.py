@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from besiege.attacks.attack import Ask, Attack, Problem
 from besiege.attacks.catalog import ATTACKS, GRADIENTS, load_attack
 from besiege.attacks.draws import draws_for
 from besiege.attacks.joint import Joint
-from besiege.attacks.loss import LOSSES, Loss, load_loss
+from besiege.attacks.loss import LOSSES, Loss, load_loss, margin
 from besiege.attacks.oracle import BudgetSpent, Meter, Oracle
 from besiege.attacks.search import Found, Plan, hand_over, joined_rows, search
 from besiege.attacks.threat import Threat
@@ -28,8 +29,10 @@ from besiege.defenses.ensemble import joined
 from besiege.defenses.transform import Shape, Transform
 from besiege.models.classifier import Classifier
 from besiege.models.precision import PRECISIONS, in_precision
+from besiege.study.stages import in_stages
 
 GIVEN = "given"  # the attack of points that were found elsewhere
+STAGES_OF = "stages"  # the attack of a recipe that is several, one after the other
 
 JOINED = ("logits", "probabilities", "loss")
 
@@ -72,6 +75,8 @@ class Recipe:
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     believe_first: stop at the first success on any draw and claim it, as published loops do.
     confirm: fresh draws on which the final point is chosen.
+    stages: other recipes, each tried on what the former left (see `in_stages`), in place of an
+        attack of its own; attack = "stages".
 
     >>> Recipe("mine", steps=10).draws
     1
@@ -95,6 +100,7 @@ class Recipe:
     check_whole: bool = False
     believe_first: bool = False
     confirm: int = 8
+    stages: tuple[Recipe, ...] = ()
 
     def __post_init__(self) -> None:
         if self.links not in RULES:
@@ -103,6 +109,16 @@ class Recipe:
             least = 0 if key == "steps" else 1
             if (got := getattr(self, key)) < least:
                 raise BadSetting(f'recipe "{self.name}": {key} is at least {least}, got {got}.')
+        if bool(self.stages) != (self.attack == STAGES_OF):
+            raise BadSetting(
+                f'recipe "{self.name}": attack = "{STAGES_OF}" goes with at least one stage, and '
+                f"stages with it; got {self.attack!r} and {len(self.stages)}."
+            )
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names) or any(stage.stages for stage in self.stages):
+            raise BadSetting(
+                f'recipe "{self.name}": stages have names of their own and no stages; got {names}.'
+            )
         if self.precision not in PRECISIONS:
             where = f'recipe "{self.name}"'
             raise unknown("precision", self.precision, PRECISIONS, where=where)
@@ -125,6 +141,11 @@ class Recipe:
             )
 
     @property
+    def searches(self) -> tuple[Recipe, ...]:
+        """Its stages, or itself."""
+        return self.stages or (self,)
+
+    @property
     def estimates(self) -> bool:
         """Whether its gradients are estimates, which take forward passes only."""
         return GRADIENTS.build(self.gradients).estimates
@@ -145,7 +166,7 @@ class Recipe:
 
         None for a recipe that estimates gradients: it sends none through.
         """
-        if self.estimates:
+        if self.estimates or self.stages:
             return None
         how = self.view_of(defense)
         for link in reversed(defense.links):
@@ -221,12 +242,18 @@ class Siege:
                 "another attack (`besiege list attacks`) or keep them apart with `defenses`."
             )
         self._check_models()
+        self.stages  # noqa: B018 - built, so that what does not fit is refused before it runs
 
     @property
     def made(self) -> Attack:
         """The attack that the recipe names; none for points that come from elsewhere."""
         spec, known = self.recipe.attack, self.opponents.attacks
-        return load_attack("none" if spec == GIVEN else spec, known)
+        return load_attack("none" if spec in (GIVEN, STAGES_OF) else spec, known)
+
+    @property
+    def stages(self) -> tuple[Siege, ...]:
+        """A siege for each stage of the recipe."""
+        return tuple(replace(self, recipe=stage) for stage in self.recipe.stages)
 
     def _check_models(self) -> None:
         """Raise BadSetting where the models of the recipe are not at hand, or are no fit."""
@@ -281,6 +308,8 @@ class Siege:
         judge's stream.
         """
         recipe, passes = self.recipe, self.threat.passes
+        if recipe.stages:
+            return self._in_stages(x0, goal, key)
         own = key.fold("attack", recipe.name)
         own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
         if not any(view.is_random(_shape(x0)) for view in self.views):
@@ -301,6 +330,25 @@ class Siege:
         return found._replace(
             forwards=found.forwards + cost.forwards, backwards=found.backwards + cost.backwards
         )
+
+    def _in_stages(self, x0: Tensor, goal: Tensor, key: Key) -> Found:
+        """The union of the stages, compared on draws that none of them has seen."""
+        own = key.fold("attack", self.recipe.name)
+        draws = self.recipe.confirm if self.defense.is_random(_shape(x0)) else 1
+
+        def limited(stage: Siege, passes: int | None) -> Siege:
+            return replace(stage, threat=replace(self.threat, passes=passes))
+
+        def fresh(x: Tensor, goal: Tensor, key: Key) -> tuple[Tensor, Tensor, int]:
+            meter = Meter(None)
+            whole = Oracle(self.defense, margin(), self.threat, meter, draws, "loss", micro_batch)
+            reading = whole(x, goal, key, gradient=False)
+            loss = reading.won if reading.loss is None else reading.loss
+            return reading.won, loss, meter.forwards
+
+        micro_batch = self.opponents.micro_batch
+        stages = [partial(limited, stage) for stage in self.stages]
+        return in_stages(stages, x0, goal, Key(own.values, own.values), fresh, self.threat.passes)
 
     def _oracle(self, view: Deployed, meter: Meter, draws: int = 1) -> Oracle:
         recipe, who, threat = self.recipe, self.opponents, self.threat

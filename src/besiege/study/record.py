@@ -46,7 +46,7 @@ def describe(
         "vote": vote,
         **more,
         "recipe": siege.recipe.name,
-        "recipe_settings": {**asdict(siege.recipe), "loss": siege.loss},
+        "recipe_settings": _settings(siege),
         "view": siege.recipe.view_of(siege.defense),
         "threat": threat.name,
         "ball": threat.ball.name,
@@ -61,6 +61,13 @@ def describe(
         "micro_batch": judging.micro_batch,
         "classes": list(siege.defense.parts[0].classifier.classes),
     }
+
+
+def _settings(siege: Siege) -> dict[str, Any]:
+    """Those of the recipe, and of its stages, with the loss that each ascends."""
+    found = {**asdict(siege.recipe), "loss": siege.loss}
+    stages = [_settings(stage) for stage in siege.stages]
+    return {**found, "stages": stages} if stages else {k: found[k] for k in found if k != "stages"}
 
 
 def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:

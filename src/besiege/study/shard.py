@@ -20,6 +20,7 @@ from besiege.study.recipe import Recipe, Siege
 from besiege.study.soundness import unkeyed_links
 
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
+STAGE = "found by: "  # how the flag of a row begins that says which stage found its point
 
 
 class Examples(NamedTuple):
@@ -103,7 +104,8 @@ def siege_batch(
     began = time.perf_counter()
     key = Key.root(seed, list(examples.ids), device=examples.x.device)
     targeted = siege.threat.targeted
-    every = 0 if siege.made.whole else judging.every  # it shows no steps
+    silent = siege.made.whole or siege.recipe.stages  # they show no steps
+    every = 0 if silent else judging.every
     curve = _Curve(siege, examples, key, judging, every)
     goal = examples.target if targeted else examples.label
     if examples.points is None:
@@ -149,15 +151,17 @@ def _flags(
     silent = (verdict.predicted < 0).any(1)
     draws = [None] * n if found.draws is None else found.draws.tolist()
     strayed = [False] * n if found.strayed is None else found.strayed.tolist()
-    columns = (draws, strayed, found.spent.tolist(), admitted.tolist(), silent.tolist())
+    stage = [-1] * n if found.stage is None else found.stage.tolist()
+    columns = (draws, stage, strayed, found.spent.tolist(), admitted.tolist(), silent.tolist())
     return [
         common
         + ([_sized(siege.recipe, size)] if size else [])
+        + ([f"{STAGE}{siege.recipe.stages[number].name}"] if number >= 0 else [])
         + (["found outside the threat: projected onto it"] if astray else [])
         + (["limit of passes reached"] if spent else [])
         + ([] if ok else ["point outside the threat: judged at the clean image"])
         + (["no answer on some draws"] if quiet else [])
-        for size, astray, spent, ok, quiet in zip(*columns, strict=True)
+        for size, number, astray, spent, ok, quiet in zip(*columns, strict=True)
     ]
 
 
