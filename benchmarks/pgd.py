@@ -27,8 +27,8 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
-from besiege.study.recipe import Opponents, Siege
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Opponents, Siege
 
 BATCH, STEPS, STEP = 128, 20, 0.25  # STEP in units of eps
 TINY, USUAL = 1e-6, 8 / 255

@@ -18,8 +18,8 @@ from besiege.attacks.threat import Linf, Threat
 from besiege.core.key import Key
 from besiege.laws.problems import code_images, coin_defense
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Opponents, Siege
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Opponents, Siege
 
 PROBABILITIES = (0.5, 0.8, 0.95)
 EXAMPLES, DRAWS = 2000, 20

@@ -54,7 +54,7 @@ SETTINGS = {
     "check_whole": "look for success on the whole defense, forward only, at each step",
     "believe_first": "stop at the first success on any draw and claim it, as published loops do",
     "confirm": "fresh draws on which the last and the best point meet",
-    "stages": "recipes, each tried on what the former left",
+    "union": "recipes, each tried on what the former left",
 }
 INTRO = """\
 # Catalog

@@ -23,10 +23,11 @@ from besiege.report.tables import Summary, summarise
 from besiege.study.content import content
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
-from besiege.study.recipe import GIVEN, Opponents, Recipe, Siege
+from besiege.study.recipe import GIVEN, Recipe
 from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, weights_hash
 from besiege.study.shard import Examples, point_hash, siege_batch
+from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
 
 

@@ -18,7 +18,8 @@ from besiege.laws.problems import (
     linear_classifier,
     weights_of,
 )
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 
 SHAPE = (1, 6, 6)
 MODEL = linear_classifier(4, SHAPE, dtype=torch.float64)

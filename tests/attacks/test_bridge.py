@@ -18,8 +18,9 @@ from besiege.laws.problems import code_images, coin_defense, linear_classifier, 
 from besiege.study.bridge import bridge
 from besiege.study.experiment import experiment_from
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.run import run_experiment
+from besiege.study.siege import Opponents, Siege
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

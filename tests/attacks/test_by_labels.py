@@ -26,7 +26,8 @@ from besiege.laws.problems import (
 )
 from besiege.ops.affine import turned
 from besiege.ops.blur import gaussian_blur
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Opponents, Siege
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what Foolbox imports, not of what is tested

@@ -20,7 +20,8 @@ from besiege.core.key import Key
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import largest_gain, linear_classifier
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 
 SHAPE = (1, 4, 4)
 MODEL = linear_classifier(2, SHAPE, dtype=torch.float64)

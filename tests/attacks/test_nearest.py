@@ -26,7 +26,8 @@ from besiege.laws.problems import (
     linear_classifier,
     weights_of,
 )
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 
 SHAPE = (1, 4, 4)
 KEY = Key.root(7, range(6))

@@ -15,8 +15,9 @@ from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, linear_classifier
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Siege
 
 KEY = Key.root(3, range(6))
 X = 0.3 + 0.4 * KEY.fold("x").uniform(1, 4, 4, dtype=torch.float64)

@@ -18,7 +18,8 @@ from besiege.models.callable import from_callable
 from besiege.models.classifier import Classifier
 from besiege.models.precision import in_precision
 from besiege.study.judge import answers
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Opponents, Siege
 
 SHAPE = (1, 4, 4)
 MODEL = linear_classifier(2, SHAPE, dtype=torch.float64)

@@ -21,8 +21,9 @@ from besiege.laws.problems import code_images, coin_defense
 from besiege.models.classifier import Classifier
 from besiege.ops.paint import paint
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Siege
 
 SHAPE = (3, 4, 4)
 KEY = Key.root(2, range(6))

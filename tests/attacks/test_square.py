@@ -20,7 +20,8 @@ from besiege.laws.problems import (
     linear_classifier,
     weights_of,
 )
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 
 SHAPE = (1, 4, 4)
 MODEL = linear_classifier(2, SHAPE, dtype=torch.float64)

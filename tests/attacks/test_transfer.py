@@ -23,7 +23,8 @@ from besiege.laws.problems import linear_classifier
 from besiege.models.digits_cnn import digits_cnn
 from besiege.study.experiment import load_experiment
 from besiege.study.prepared import prepare
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Opponents, Siege
 
 SHAPE = (1, 6, 5)
 KEY = Key.root(3, range(5))

@@ -18,7 +18,8 @@ from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, largest_gain, linear_classifier
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 
 SHAPE = (1, 4, 4)
 KEY = Key.root(7, range(6))

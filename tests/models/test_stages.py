@@ -18,8 +18,8 @@ from besiege.models.classifier import Classifier
 from besiege.models.precision import in_precision
 from besiege.models.stages import ActivationPruning, Noise, Thermometer
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Siege
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Siege
 from besiege.study.soundness import check_classifier
 
 KEY = Key.root(3, range(6))

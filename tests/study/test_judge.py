@@ -9,8 +9,9 @@ from besiege.core.entry import Entry
 from besiege.core.key import Key
 from besiege.laws.problems import code_images, coin_defense
 from besiege.study.judge import Judging, answers, judge
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.shard import Examples, siege_batch
+from besiege.study.siege import Opponents, Siege
 
 N = 300
 LABEL = torch.arange(N) % 10

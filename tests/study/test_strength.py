@@ -11,7 +11,8 @@ from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
 from besiege.study.experiment import experiment_from
 from besiege.study.prepared import prepare, ranked_targets
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 from besiege.study.strength import calibrated
 
 KEY = Key.root(2, range(6))

@@ -64,7 +64,7 @@ class Found(NamedTuple):
     spent: Tensor  # (B,) bool: the limit of passes ended the search
     draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
     strayed: Tensor | None = None  # (B,) bool: found outside the threat, and projected onto it
-    stage: Tensor | None = None  # (B,) int64: of a recipe in stages the one that found it, or -1
+    by: Tensor | None = None  # (B,) int64: of a union of recipes the one that found it, or -1
 
 
 # A point an example, the share of its draws won and the loss: what is kept of a reading.

@@ -10,8 +10,9 @@ from besiege.attacks.threat import Linf, Threat
 from besiege.core.key import Key
 from besiege.defenses.defense import Deployed
 from besiege.models.classifier import Classifier
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
+from besiege.study.siege import Opponents, Siege
 
 
 def bridge(

@@ -163,23 +163,23 @@ class RecipeTable(Table):
     check_whole: bool | None = None
     believe_first: bool | None = None
     confirm: int | None = None
-    stages: tuple[RecipeTable, ...] = Field(
+    union: tuple[RecipeTable, ...] = Field(
         default=(), description="recipes one after the other, each on what the former left"
     )
     defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
 
     def recipe(self, catalogs: Catalogs) -> Recipe:
         """The recipe that this table describes."""
-        changes = self.model_dump(exclude={"kind", "defenses", "stages"}, exclude_none=True)
-        if self.stages:
-            changes["stages"] = tuple(stage.recipe(catalogs) for stage in self.stages)
+        changes = self.model_dump(exclude={"kind", "defenses", "union"}, exclude_none=True)
+        if self.union:
+            changes["union"] = tuple(table.recipe(catalogs) for table in self.union)
         return catalogs.recipes.build(self.kind, **changes)
 
     def placed(self, change: Callable[[str], str]) -> Self:
         """The same with every path in it changed."""
-        stages = tuple(stage.placed(change) for stage in self.stages)
+        union = tuple(table.placed(change) for table in self.union)
         models = self.models and tuple(respelled(source, change) for source in self.models)
-        return self.model_copy(update={"models": models, "stages": stages})
+        return self.model_copy(update={"models": models, "union": union})
 
 
 class Judge(Table):
@@ -256,7 +256,7 @@ class Experiment(Table):
     def models(self) -> tuple[str, ...]:
         """Models beside that of [model]: of defenses, and those that recipes attack instead."""
         own = [guard.model for guard in self.guards if guard.model is not None]
-        recipes = [table for r in self.recipe for table in (r, *r.stages)]
+        recipes = [table for r in self.recipe for table in (r, *r.union)]
         return tuple(sorted({*own, *(m for r in recipes for m in r.models or ())}))
 
     def files(self) -> list[Path]:

@@ -25,9 +25,10 @@ from besiege.study.engines.engine import Task
 from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.places import respelled
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.record import cell_hash, describe, file_hash, weights_hash
 from besiege.study.shard import Examples, Shard, siege_batch
+from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
 
 
@@ -257,12 +258,12 @@ def _models(recipe: Recipe) -> list[str]:
 
 
 def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe, and of its stages, with `_name` in place of paths."""
+    """Settings of a recipe, and of those of its union, with `_name` in place of paths."""
     own = dict(settings)
     if own["models"]:
         own["models"] = [respelled(m, _name) for m in own["models"]]
-    if "stages" in own:
-        own["stages"] = [_portable(stage) for stage in own["stages"]]
+    if "union" in own:
+        own["union"] = [_portable(recipe) for recipe in own["union"]]
     return own
 
 

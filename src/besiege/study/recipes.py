@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from besiege.core.entry import Catalog, Entry
-from besiege.study.recipe import STAGES_OF, Recipe
+from besiege.study.recipe import UNION, Recipe
 
 
 def _preset(name: str, summary: str, source: str, **settings: Any) -> Entry[Recipe]:
@@ -151,11 +151,11 @@ RECIPES: Catalog[Recipe] = Catalog(
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
         _preset(
             "union",
-            "The four searches of AutoAttack, each on what the former left; or own `stages`.",
+            "The four searches of AutoAttack, each on what the former left; or a `union` of your own.",
             "Croce & Hein 2020 (arXiv:2003.01690), section 6",
-            attack=STAGES_OF,
+            attack=UNION,
             steps=0,
-            stages=(
+            union=(
                 Recipe("apgd", attack="apgd", steps=100),
                 Recipe("apgd-t", attack="apgd-t", steps=900),
                 Recipe("fab-t", attack="fab-t", steps=900),

@@ -18,7 +18,7 @@ from torch import nn
 
 from besiege.defenses.transform import contents
 from besiege.study.judge import Judging
-from besiege.study.recipe import Siege
+from besiege.study.siege import Siege
 
 ROWS_VERSION = 1  # raise it when a change alters what rows mean: old cells are then attacked anew
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "duckdb", "besiege")
@@ -64,10 +64,10 @@ def describe(
 
 
 def _settings(siege: Siege) -> dict[str, Any]:
-    """Those of the recipe, and of its stages, with the loss that each ascends."""
+    """Those of the recipe, and of those of its union, with the loss that each ascends."""
     found = {**asdict(siege.recipe), "loss": siege.loss}
-    stages = [_settings(stage) for stage in siege.stages]
-    return {**found, "stages": stages} if stages else {k: found[k] for k in found if k != "stages"}
+    union = [_settings(one) for one in siege.union]
+    return {**found, "union": union} if union else {k: found[k] for k in found if k != "union"}
 
 
 def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from besiege.study.experiment import experiment_from
 from besiege.study.judge import Judging, answers
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
-from besiege.study.recipe import Siege
 from besiege.study.shard import UNKEYED, point_hash
+from besiege.study.siege import Siege
 
 
 @dataclass(frozen=True)

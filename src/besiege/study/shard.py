@@ -16,11 +16,12 @@ from besiege.attacks.search import Found
 from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
 from besiege.study.judge import Judging, Verdict, answers, judge
-from besiege.study.recipe import Recipe, Siege
+from besiege.study.recipe import Recipe
+from besiege.study.siege import Siege
 from besiege.study.soundness import unkeyed_links
 
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
-STAGE = "found by: "  # how the flag of a row begins that says which stage found its point
+FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
 class Examples(NamedTuple):
@@ -104,7 +105,7 @@ def siege_batch(
     began = time.perf_counter()
     key = Key.root(seed, list(examples.ids), device=examples.x.device)
     targeted = siege.threat.targeted
-    silent = siege.made.whole or siege.recipe.stages  # they show no steps
+    silent = siege.made.whole or siege.recipe.union  # they show no steps
     every = 0 if silent else judging.every
     curve = _Curve(siege, examples, key, judging, every)
     goal = examples.target if targeted else examples.label
@@ -151,12 +152,12 @@ def _flags(
     silent = (verdict.predicted < 0).any(1)
     draws = [None] * n if found.draws is None else found.draws.tolist()
     strayed = [False] * n if found.strayed is None else found.strayed.tolist()
-    stage = [-1] * n if found.stage is None else found.stage.tolist()
-    columns = (draws, stage, strayed, found.spent.tolist(), admitted.tolist(), silent.tolist())
+    by = [-1] * n if found.by is None else found.by.tolist()
+    columns = (draws, by, strayed, found.spent.tolist(), admitted.tolist(), silent.tolist())
     return [
         common
         + ([_sized(siege.recipe, size)] if size else [])
-        + ([f"{STAGE}{siege.recipe.stages[number].name}"] if number >= 0 else [])
+        + ([f"{FOUND_BY}{siege.recipe.union[number].name}"] if number >= 0 else [])
         + (["found outside the threat: projected onto it"] if astray else [])
         + (["limit of passes reached"] if spent else [])
         + ([] if ok else ["point outside the threat: judged at the clean image"])

@@ -12,7 +12,7 @@ from besiege.attacks.balls.euclidean import Dissimilarity
 from besiege.attacks.search import Found
 from besiege.core.errors import BadSetting
 from besiege.core.key import Key
-from besiege.study.recipe import Siege
+from besiege.study.siege import Siege
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,23 @@ class Attacker(Protocol):
 
 
 # Passes left an example, or None -> the siege that may spend them.
-Stage: TypeAlias = Callable[[int | None], Attacker]
+Turn: TypeAlias = Callable[[int | None], Attacker]
 # Points (B, C, H, W), goal, key -> won and loss on fresh draws, (B,) each, and forwards spent.
 Fresh: TypeAlias = Callable[[Tensor, Tensor, Key], tuple[Tensor, Tensor, int]]
 
 
 class _Union:
-    """The best points of the stages so far; `left` are the examples that none has broken."""
+    """The best points so far; `left` are the examples that none has broken."""
 
-    def __init__(self, x0: Tensor, goal: Tensor, key: Key, stages: int) -> None:
+    def __init__(self, x0: Tensor, goal: Tensor, key: Key, turns: int) -> None:
         n, none = len(x0), torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
         self.x0, self.goal, self.key = x0, goal, key
         self.left = torch.arange(n, device=x0.device)
-        self.x, self.stage = x0.clone(), none - 1
+        self.x, self.by = x0.clone(), none - 1
         self.claim, self.lucky = x0.new_zeros(n), none.bool()
         self.forwards, self.backwards = none.clone(), none.clone()
         self.spent, self.strayed = none.bool(), none.bool()
-        self.loss = x0.new_full((n, stages), torch.nan)  # of the best point after each stage
+        self.loss = x0.new_full((n, turns), torch.nan)  # of the best point after each turn
         self.won = self.loss.clone()
 
     def allowances(self, limit: int | None) -> list[tuple[int | None, Tensor]]:
@@ -53,8 +53,8 @@ class _Union:
         return [(n, self.left[rest == n]) for n in sorted(set(rest.tolist())) if n > 0]
 
     def add(self, number: int, left: Tensor, found: Found, fresh: Fresh) -> None:
-        """Enter what a stage found: of two points of an example the better on the same draws."""
-        own, goal = self.key[left].fold("stage", number), self.goal[left]
+        """Enter what a search found: of two points of an example the better on the same draws."""
+        own, goal = self.key[left].fold("turn", number), self.goal[left]
         won, loss, cost = fresh(found.x, goal, own)
         better = torch.ones_like(won, dtype=torch.bool)
         if number > 0:
@@ -63,7 +63,7 @@ class _Union:
             won, cost = torch.where(better, won, before), cost + more
             loss = torch.where(better, loss, behind)
         self.x[left] = torch.where(rows(better, found.x), found.x, self.x[left])
-        self.stage[left] = torch.where(better, number, self.stage[left])
+        self.by[left] = torch.where(better, number, self.by[left])
         self.claim[left] = won
         self.loss[left, number], self.won[left, number] = loss.to(self.loss), won
         self.lucky[left] |= found.lucky
@@ -87,23 +87,23 @@ class _Union:
             won=filled(self.won),
             spent=self.spent,
             strayed=self.strayed,
-            stage=self.stage,
+            by=self.by,
         )
 
 
-def in_stages(
-    stages: Sequence[Stage], x0: Tensor, goal: Tensor, key: Key, fresh: Fresh, limit: int | None
+def one_after_another(
+    turns: Sequence[Turn], x0: Tensor, goal: Tensor, key: Key, fresh: Fresh, limit: int | None
 ) -> Found:
-    """The best point of each example over all stages, the first of them on every example.
+    """The best point of each example over all turns, the first of them on every example.
 
-    A stage gets the examples whose best point does not yet meet the goal on all draws of `fresh`,
-    and what they have left of `limit` passes. Points of different stages are compared on draws of
-    their own, and what is claimed in the end is of others again. The trace has a figure a stage.
-    Cost: the stages', and `fresh` once for the first, twice for each other, and once in the end.
+    A later one gets the examples whose best point does not yet meet the goal on all draws of
+    `fresh`, and what they have left of `limit` passes. Points of different turns are compared on draws of
+    their own, and what is claimed in the end is of others again. The trace has a figure a turn.
+    Cost: the searches', and `fresh` once for the first, twice for each other, and once in the end.
     """
-    union = _Union(x0, goal, key, len(stages))
-    for number, stage in enumerate(stages):
+    union = _Union(x0, goal, key, len(turns))
+    for number, turn in enumerate(turns):
         for passes, left in union.allowances(limit):
-            found = stage(passes).attack(x0[left], goal[left], key[left])
+            found = turn(passes).attack(x0[left], goal[left], key[left])
             union.add(number, left, found, fresh)
     return union.settled(fresh)

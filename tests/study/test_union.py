@@ -1,4 +1,4 @@
-"""Recipes in stages: each on what the former left, and no luck is added up over them."""
+"""Unions of recipes: each on what the former left, and no luck is added up over them."""
 
 from dataclasses import replace
 
@@ -17,9 +17,10 @@ from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, linear_classifier
 from besiege.study.experiment import experiment_from
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
 from besiege.study.run import run_experiment
+from besiege.study.siege import Opponents, Siege
 
 SHAPE = (1, 4, 4)
 KEY = Key.root(7, range(8))
@@ -29,11 +30,11 @@ BARE = Defense(Chain(), MODEL)
 OWN = BARE.labels(X, KEY)
 
 
-def stages(*some):
-    return Recipe("union", attack="stages", steps=0, stages=some)
+def union(*some):
+    return Recipe("union", attack="union", steps=0, union=some)
 
 
-def test_a_stage_gets_what_the_former_left_and_the_cost_is_theirs():
+def test_each_gets_what_the_former_left_and_the_cost_is_theirs():
     seen = []
 
     def watching(step: float = 1.0) -> Attack:
@@ -55,20 +56,20 @@ def test_a_stage_gets_what_the_former_left_and_the_cost_is_theirs():
     broken = alone.attack(X, OWN, KEY).claim == 1
     assert 0 < int(broken.sum()) < len(X)
     with pytest.raises(BadSetting, match="names"):
-        stages(weak, weak)
-    recipe = stages(weak, strong, replace(weak, name="last"))
+        union(weak, weak)
+    recipe = union(weak, strong, replace(weak, name="last"))
     siege = Siege(BARE, recipe, Threat(Linf(0.02)), Opponents(known))
     seen.clear()
     found = siege.attack(X, OWN, KEY)
     assert seen == [8, 8, int((~broken).sum())]
     assert torch.equal(found.claim == 1, broken)
-    assert bool((found.stage[broken] == 1).all())
+    assert bool((found.by[broken] == 1).all())
     assert found.loss.shape == (8, 3)
     assert bool((found.forwards[~broken] > found.forwards[broken].max()).all())
 
 
 def test_rows_do_not_depend_on_the_batch_nor_on_what_others_have_spent():
-    recipe = stages(
+    recipe = union(
         Recipe("apgd", attack="apgd", steps=10),
         Recipe("noisy", attack="pgd", steps=4, cosine=0.9, most_draws=8),
         Recipe("square", attack="square", links="as-is", steps=30),
@@ -79,25 +80,25 @@ def test_rows_do_not_depend_on_the_batch_nor_on_what_others_have_spent():
     siege = Siege(view, recipe, Threat(Linf(0.04), passes=120), Opponents(micro_batch=4))
     whole, rows = siege.attack(x, label, KEY), torch.tensor([6, 1, 3])
     some = siege.attack(x[rows], label[rows], KEY[rows])
-    for name in ("x", "claim", "stage", "forwards", "backwards", "loss", "spent"):
+    for name in ("x", "claim", "by", "forwards", "backwards", "loss", "spent"):
         one, other = getattr(whole, name)[rows], getattr(some, name)
         assert torch.equal(one.nan_to_num(), other.nan_to_num()), name
 
 
-def test_a_limit_is_that_of_all_stages_together():
-    recipe = stages(*(Recipe(f"pgd {i}", steps=20) for i in range(5)))
+def test_a_limit_is_that_of_all_together():
+    recipe = union(*(Recipe(f"pgd {i}", steps=20) for i in range(5)))
     found = Siege(BARE, recipe, Threat(Linf(1e-4), passes=70)).attack(X, OWN, KEY)
-    # A stage ends within what is left; only last points are tested beyond it.
+    # Each ends within what is left; only last points are tested beyond it.
     assert int((found.forwards + found.backwards).max()) <= 70 + 10
     assert bool(found.spent.all())
 
 
 def test_luck_is_not_added_up():
-    """Twelve stages against a coin: its true value stays, and that is what is claimed."""
+    """Twelve searches against a coin: its true value stays, and that is what is claimed."""
     label = torch.arange(400) % 10
     x, key = code_images(label, 10), Key.root(0, range(400))
     defense, who = coin_defense(0.8), Opponents(micro_batch=200)
-    recipe = stages(*(Recipe(f"pgd {i}", steps=1) for i in range(12)))
+    recipe = union(*(Recipe(f"pgd {i}", steps=1) for i in range(12)))
     siege = Siege(defense, recipe, Threat(Linf(0.03)), who)
     found = siege.attack(x, label, key)
     verdict = judge(defense, siege.threat, found.x, x, key, Judging(draws=20, micro_batch=200))
@@ -106,8 +107,8 @@ def test_luck_is_not_added_up():
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs():
-    for bad in ({"attack": "stages"}, {"stages": (Recipe("one"),)}):
-        with pytest.raises(BadSetting, match="stage"):
+    for bad in ({"attack": "union"}, {"union": (Recipe("one"),)}):
+        with pytest.raises(BadSetting, match="union"):
             Recipe("bad", **bad)
     with pytest.raises(BadSetting, match="made for the balls"):
         Siege(BARE, RECIPES.build("union"), Threat(L1(1.0)))
@@ -122,7 +123,7 @@ SETTINGS = {
         {
             "kind": "union",
             "name": "mine",
-            "stages": [
+            "union": [
                 {"kind": "oblivious", "name": "one", "attack": "fgsm", "steps": 1},
                 {"kind": "bpda", "name": "two", "steps": 20},
             ],
@@ -132,14 +133,14 @@ SETTINGS = {
 }
 
 
-def test_an_experiment_names_stages_and_rows_say_which_found_the_point(tmp_path):
+def test_an_experiment_names_a_union_and_rows_say_which_found_the_point(tmp_path):
     experiment = experiment_from(SETTINGS)
     assert experiment_from(experiment.resolved()) == experiment
     out = run_experiment(experiment, tmp_path / "run")
     (cell,) = RunFolder(out).resolved()["cells"]
-    assert [s["name"] for s in cell["recipe_settings"]["stages"]] == ["one", "two"]
+    assert [s["name"] for s in cell["recipe_settings"]["union"]] == ["one", "two"]
     flags = {flag for row in RunFolder(out).rows() for flag in row["flags"]}
     assert flags == {"found by: one", "found by: two"}
+    bad = {"kind": "union", "union": [{"kind": "bpda", "attack": "pdg"}]}
     with pytest.raises(UnknownName, match="pdg"):
-        bad = {"kind": "bpda", "attack": "pdg"}
-        experiment_from({**SETTINGS, "recipe": [{"kind": "union", "stages": [bad]}]})
+        experiment_from({**SETTINGS, "recipe": [bad]})
