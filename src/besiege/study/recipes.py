@@ -151,7 +151,7 @@ RECIPES: Catalog[Recipe] = Catalog(
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
         _preset(
             "union",
-            "The four searches of AutoAttack, each on what the former left; or a `union` of your own.",
+            "The four searches of AutoAttack, each on what the former left; or your own.",
             "Croce & Hein 2020 (arXiv:2003.01690), section 6",
             attack=UNION,
             steps=0,

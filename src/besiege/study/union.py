@@ -97,8 +97,9 @@ def one_after_another(
     """The best point of each example over all turns, the first of them on every example.
 
     A later one gets the examples whose best point does not yet meet the goal on all draws of
-    `fresh`, and what they have left of `limit` passes. Points of different turns are compared on draws of
-    their own, and what is claimed in the end is of others again. The trace has a figure a turn.
+    `fresh`, and what they have left of `limit` passes. Points of different turns are compared on
+    draws of their own, and what is claimed in the end is of others again. The trace has a figure a
+    turn.
     Cost: the searches', and `fresh` once for the first, twice for each other, and once in the end.
     """
     union = _Union(x0, goal, key, len(turns))
