@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
+    from besiege.study.adaptive import plan as plan
     from besiege.study.bridge import bridge as bridge
     from besiege.study.descent import descent as descent
     from besiege.study.imitation import imitate as imitate
@@ -93,6 +94,7 @@ _HOMES = {
     "load_model": "models.catalog",
     "module": "defenses.transform",
     "parse_chain": "defenses.catalog",
+    "plan": "study.adaptive",
 }
 
 

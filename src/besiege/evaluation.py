@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from besiege.attacks.threat import Ball, Threat
+from besiege.attacks.threat import Ball, Linf, Threat
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
@@ -20,22 +20,25 @@ from besiege.defenses.defense import Deployed
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.report.tables import Summary, summarise
+from besiege.study.adaptive import BUDGET, plan
 from besiege.study.content import content
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
-from besiege.study.recipe import GIVEN, Recipe
+from besiege.study.recipe import ADAPTIVE, GIVEN, Recipe
 from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, weights_hash
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
 
+DEFAULT = Linf(8 / 255)
+
 
 def evaluate(
     defense: Deployed,
     x: Tensor,
     y: Tensor,
-    threat: Threat | Ball,
+    threat: Threat | Ball = DEFAULT,
     *,
     recipes: Sequence[str | Recipe] = ("none", "oblivious", "bpda", "bpda+eot"),
     targets: Tensor | None = None,
@@ -50,13 +53,15 @@ def evaluate(
 
     x (B, C, H, W) float in [0, 1], y (B,) labels; example i has id i.
     threat: a ball (untargeted) or a Threat; targets (B,) for a targeted one, else drawn at random.
+        Its limit of passes, or 3000, is the budget of the recipe "adaptive", see `plan`.
     models: other models by the names under which recipes attack them in place of the defense's
         (`Recipe.models`); a name that is not among them is a spec of the model catalog.
     steps: of every recipe given by name, but "none".  draws: of the judge, an example.
     out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing.
     Returns a summary that prints as a table, in a terminal and in a notebook.
     Raises BadImages for images or labels that no score could mean anything for.
-    Cost: for each recipe steps x its draws forwards and backwards, plus `draws` forwards.
+    Cost: for each recipe steps x its draws forwards and backwards, plus `draws` forwards; a plan
+        for "adaptive" takes some hundred passes of 16 images.
 
     >>> from besiege.attacks.threat import Linf
     >>> from besiege.defenses.defense import Defense
@@ -80,6 +85,7 @@ def evaluate(
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     judging = Judging(draws=draws, micro_batch=micro_batch)
     opponents = Opponents(micro_batch=micro_batch, models=others)
+    chosen = [_planned(recipe, defense, examples, goal, opponents, seed) for recipe in chosen]
     sieges = [Siege(defense, recipe, goal, opponents) for recipe in chosen]
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "run" if out is None else Path(out)
@@ -245,6 +251,24 @@ def _recipe(named: str | Recipe, steps: int) -> Recipe:
         return named
     recipe = RECIPES.build(named)
     return replace(recipe, steps=steps) if recipe.steps else recipe
+
+
+def _planned(
+    recipe: Recipe,
+    defense: Deployed,
+    examples: Examples,
+    threat: Threat,
+    opponents: Opponents,
+    seed: int,
+) -> Recipe:
+    """A recipe that is yet to be worked out, worked out; any other as it is."""
+    if recipe.attack != ADAPTIVE:
+        return recipe
+    goal = examples.target if threat.targeted else examples.label
+    key = Key.root(seed, list(examples.ids), examples.x.device)
+    budget = threat.passes or BUDGET
+    found = plan(defense, examples.x, goal, threat, key, budget=budget, opponents=opponents)
+    return replace(found.recipe, name=recipe.name)
 
 
 def _others(

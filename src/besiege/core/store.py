@@ -3,6 +3,7 @@
 DIR/experiment.toml   as given                 DIR/cells/CELL-*.parquet    a row per example
 DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figures per step
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
+DIR/planned.toml      adaptive attackers' plans
                                                DIR/locks/*                 who works on it
 """
 
@@ -142,6 +143,10 @@ class RunFolder:
         if traces is not None:
             self._put_table(f"traces/{name}", traces, TRACE_COLUMNS)
         return self._put_table(f"cells/{name}", rows, ROW_COLUMNS)
+
+    def write_planned(self, text: str) -> None:
+        """The experiment with its adaptive attackers worked out, to be run elsewhere."""
+        self._put("planned.toml", text.encode())
 
     def write_report(self, page: str) -> Path:
         """The page of the run."""

@@ -20,6 +20,7 @@ from besiege.models.stages import frozen
 
 ABSTAIN = -1  # the label of an example on which the defense gives no answer
 STAGES = "classifier"  # how a view names the random stages inside the network
+VOTE = "vote"  # and the vote
 
 
 class Vote(Protocol):
@@ -262,9 +263,10 @@ class Defense(Deployed):
 
     @property
     def viewable(self) -> tuple[str, ...]:
-        """The names of its links, and STAGES."""
-        names = tuple(link.name for link in self.links)
-        return (*names, STAGES) if self.classifier.draws and STAGES not in names else names
+        """The names of its links, STAGES and VOTE."""
+        names = [link.name for link in self.links]
+        own = (STAGES if self.classifier.draws else "", VOTE if self.vote.n > 1 else "")
+        return (*names, *(name for name in own if name and name not in names))
 
     def is_random(self, shape: Shape) -> bool:
         """Whether two answers to the same image can differ."""
@@ -304,7 +306,8 @@ class Defense(Deployed):
 
         view: link name -> a surrogate's name, "as-is", "skip", "frozen" or "frozen:SURROGATE";
         links that it does not name are seen as they are. STAGES stands for the random stages of
-        the classifier, where it has some: "frozen" or "as-is".
+        the classifier, where it has some: "frozen" or "as-is". VOTE stands for the vote over more
+        than one draw: "as-is" or "one", a single draw, which `draws` of the recipe average over.
         Raises UnknownName for a link that is not there, or another view of STAGES.
         """
         for name in view:
@@ -315,10 +318,14 @@ class Defense(Deployed):
         how = view.get(STAGES, "as-is") if stages else "as-is"
         if how not in ("as-is", "frozen"):
             raise unknown("view of random stages", how, ["as-is", "frozen"])
+        asked = view.get(VOTE, "as-is") if VOTE not in [link.name for link in self.links] else ""
+        if asked not in ("as-is", "one", ""):
+            raise unknown("view of the vote", asked, ["as-is", "one"])
         return replace(
             self,
             chain=Chain(tuple(link for link in links if link is not None)),
             classifier=frozen(self.classifier) if how == "frozen" else self.classifier,
+            vote=One() if asked == "one" else self.vote,
         )
 
     def with_classifiers(self, change: Callable[[Classifier], Classifier]) -> Defense:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from besiege.core.batch import Draw
 from besiege.core.errors import BadSetting, unknown
+from besiege.ops.registration import moved, movement
 
 if TYPE_CHECKING:
     from besiege.core.key import Key
@@ -63,13 +65,32 @@ def identity(x: Tensor, draw: Any) -> Tensor:
     return x
 
 
+def moved_by(link: Transform) -> Surrogate:
+    """The stand-in "moved": the input with its pixels where the link has put them.
+
+    Of each example under its draw, as comparing what goes in and comes out shows (`movement`), so
+    that a shift, a reflection or a smooth warp is followed whoever made it. Cost: one forward of
+    the link, and about as much as a small network's.
+    """
+
+    def stand_in(x: Tensor, draw: Any) -> Tensor:
+        with torch.no_grad():
+            y = link.forward(x.detach(), draw)
+            found = movement(x.detach(), y)
+        z = moved(x, found)
+        return z if z.shape == y.shape else z.mean(1, keepdim=True).expand_as(y)
+
+    return stand_in
+
+
 def surrogate_of(link: Transform, name: str) -> Surrogate:
-    """The stand-in called `name`; "best" is the first, "identity" is always there.
+    """The stand-in called `name`; "best" is the first, "identity" and "moved" are always there.
 
     Raises UnknownName, naming the nearest.
     """
     table = {**link.surrogates}
     table.setdefault("identity", identity)
+    table.setdefault("moved", moved_by(link))
     if name == "best":
         return next(iter(table.values()))
     if name not in table:

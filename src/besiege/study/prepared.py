@@ -43,6 +43,7 @@ class Prepared:
     sieges: dict[str, Siege]  # cell hash -> who attacks what
     records: list[dict[str, Any]]  # as in resolved.json, with their hashes
     keep: tuple[int, ...]  # ids whose images are kept
+    places: dict[str, tuple[str, int]]  # cell hash -> its defense by name, its threat by number
 
     def __call__(self, task: Task) -> Shard:
         """Attack and judge one batch of one cell."""
@@ -56,6 +57,17 @@ class Prepared:
             keep=self.keep,
             traces=self.experiment.keep.traces,
         )
+
+    def place(self, cell: str) -> dict[str, Any]:
+        """What a recipe's table says that is for this cell alone."""
+        defense, threat = self.places[cell]
+        return {"defenses": (defense,), "threats": (threat,)}
+
+    def title(self, cell: str) -> str:
+        """What the cell is, in words."""
+        (record,) = (r for r in self.records if r["cell"] == cell)
+        goal = "targeted" if record["targeted"] else "untargeted"
+        return f"{record['defense']} · {record['recipe']} · {record['threat']} {goal}"
 
     def examples(self, ids: tuple[int, ...], threat: Threat) -> Examples:
         """The images `ids`, checked, with targets where the threat has them."""
@@ -233,7 +245,7 @@ def prepare(experiment: Experiment) -> Prepared:
     classifiers.update(others)
     hashes = {source: weights_hash(model) for source, model in classifiers.items()}
     opponents = Opponents(catalogs.attacks, catalogs.losses, engine.micro_batch, others)
-    sieges, records = {}, []
+    sieges, records, places = {}, [], {}
     for spec in cells:
         table = spec.defense
         defense = table.deployed(catalogs.transforms, classifiers)
@@ -247,9 +259,9 @@ def prepare(experiment: Experiment) -> Prepared:
         if models := _models(spec.recipe):
             named["recipe_weights"] = [hashes[m] for m in models]
         cell = cell_hash(named, fingerprint)
-        sieges[cell] = siege
+        sieges[cell], places[cell] = siege, (table.name, spec.place)
         records.append({"cell": cell, **record})
-    return Prepared(experiment, catalogs, classifier, images, sieges, records, keep=())
+    return Prepared(experiment, catalogs, classifier, images, sieges, records, (), places)
 
 
 def _models(recipe: Recipe) -> list[str]:

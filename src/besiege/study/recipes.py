@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from besiege.core.entry import Catalog, Entry
-from besiege.study.recipe import UNION, Recipe
+from besiege.study.recipe import ADAPTIVE, UNION, Recipe
 
 
 def _preset(name: str, summary: str, source: str, **settings: Any) -> Entry[Recipe]:
@@ -149,6 +149,13 @@ RECIPES: Catalog[Recipe] = Catalog(
             links="as-is",
         ),
         _preset("frozen", "One draw is kept for the whole search.", "house", links="frozen"),
+        _preset(
+            "adaptive",
+            "Works out by measurement what to attack with; threat.passes (3000) is its budget.",
+            "house; Tramèr et al. 2020 (arXiv:2002.08347)",
+            attack=ADAPTIVE,
+            steps=0,
+        ),
         _preset(
             "union",
             "The four searches of AutoAttack, each on what the former left; or your own.",

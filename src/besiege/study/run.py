@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from besiege.core.store import RunFolder
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
 from besiege.study.engines.ray import Ray
-from besiege.study.experiment import EngineTable, Experiment
+from besiege.study.experiment import Experiment
 from besiege.study.part import Part
+from besiege.study.planned import adapts, planned
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
 from besiege.study.record import environment
+from besiege.study.tables import EngineTable
 
 OnEvent: TypeAlias = Callable[[Event], None]
 
@@ -54,14 +56,26 @@ def run_experiment(
     prepared = prepare(experiment)
     ids = prepared.select()
     prepared.check(ids)
+    plans: dict[str, Any] = {}
+    if adapts(experiment, prepared):
+        known = RunFolder(out).resolved().get("plans", {})
+        experiment, plans = planned(experiment, prepared, ids, known, partial(_planning, on_event))
+        prepared = prepare(experiment)
     wanted = experiment.keep.images
     keep = tuple(ids if wanted == "all" else ids[:wanted])
     with RunFolder.open(out, part.name) as folder:
         folder.write_experiment(
             experiment.text,
-            {"experiment": experiment.resolved(), "cells": prepared.records, "ids": ids},
+            {
+                "experiment": experiment.resolved(),
+                "cells": prepared.records,
+                "ids": ids,
+                **({"plans": plans} if plans else {}),
+            },
             environment(experiment.engine.device),
         )
+        if plans:
+            folder.write_planned(experiment.written())
         work = _missing(folder, prepared, ids, part)
         build = partial(_build, experiment, keep, tuple(prepared.sieges))
         chosen = engine or engine_of(experiment.engine)
@@ -137,7 +151,7 @@ def _commit(
     on_event: OnEvent | None,
 ) -> None:
     """Write shards as they come; raise for those that failed when all others are written."""
-    titles = {r["cell"]: _title(r) for r in prepared.records}
+    titles = {cell: prepared.title(cell) for cell in prepared.sieges}
     done = work.asked - work.rows
     failures: list[Outcome] = []
     began = time.perf_counter()
@@ -171,6 +185,6 @@ def _images(count: int) -> str:
     return f"{count} image{'s' if count > 1 else ''} cannot be scored"
 
 
-def _title(record: dict[str, object]) -> str:
-    goal = "targeted" if record["targeted"] else "untargeted"
-    return f"{record['defense']} · {record['recipe']} · {record['threat']} {goal}"
+def _planning(on_event: OnEvent | None, title: str) -> None:
+    if on_event:
+        on_event(Event("", title, 0, 0, 0.0))

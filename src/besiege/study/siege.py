@@ -26,7 +26,7 @@ from besiege.defenses.ensemble import joined
 from besiege.defenses.transform import Shape
 from besiege.models.classifier import Classifier
 from besiege.models.precision import in_precision
-from besiege.study.recipe import GIVEN, UNION, Recipe
+from besiege.study.recipe import ADAPTIVE, GIVEN, UNION, Recipe
 from besiege.study.union import one_after_another
 
 
@@ -94,7 +94,7 @@ class Siege:
     def made(self) -> Attack:
         """The attack that the recipe names; none for points that come from elsewhere."""
         spec, known = self.recipe.attack, self.opponents.attacks
-        return load_attack("none" if spec in (GIVEN, UNION) else spec, known)
+        return load_attack("none" if spec in (GIVEN, UNION, ADAPTIVE) else spec, known)
 
     @property
     def union(self) -> tuple[Siege, ...]:
@@ -154,6 +154,11 @@ class Siege:
         judge's stream.
         """
         recipe, passes = self.recipe, self.threat.passes
+        if recipe.attack == ADAPTIVE:
+            raise BadSetting(
+                f'recipe "{recipe.name}" is yet to be worked out: `besiege.plan` makes the recipe '
+                "to attack with; runs and `besiege.evaluate` do so by themselves."
+            )
         if recipe.union:
             return self._united(x0, goal, key)
         own = key.fold("attack", recipe.name)
@@ -214,7 +219,7 @@ class Siege:
         asked = self._asked(meter, draws, self.recipe.precision)
         return GRADIENTS.build(self.recipe.gradients)(asked)
 
-    def _problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int) -> Problem:
+    def problem(self, x0: Tensor, goal: Tensor, key: Key, meter: Meter, draws: int = 1) -> Problem:
         """What the attack sees."""
         ask = self.ask(meter, draws)
         drawn = any(view.is_random(_shape(x0)) for view in self.views)
@@ -227,7 +232,7 @@ class Siege:
         """
         recipe, cost = self.recipe, Meter(self.threat.passes)
         assert recipe.cosine is not None
-        most, problem = recipe.most_draws, self._problem(x0, goal, key, cost, 1)
+        most, problem = recipe.most_draws, self.problem(x0, goal, key, cost, 1)
         try:
             need = draws_for(problem, cosine=recipe.cosine, most=most)
         except BudgetSpent as error:
@@ -260,7 +265,7 @@ class Siege:
             observe=watch.observe if watch else None,
             every=watch.every if watch else 0,
         )
-        problem = self._problem(x0, goal, key, meter, draws)
+        problem = self.problem(x0, goal, key, meter, draws)
         made = self.made
         return (hand_over if made.whole else search)(problem, made, meter, plan)
 

@@ -1,0 +1,90 @@
+"""An experiment whose adaptive attackers are worked out: recipes that can be read and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from besiege.core.key import Key
+from besiege.study.adaptive import BUDGET, PILOTS, plan
+from besiege.study.experiment import Experiment
+from besiege.study.prepared import Prepared
+from besiege.study.recipe import ADAPTIVE, Recipe
+from besiege.study.siege import Siege
+from besiege.study.tables import RecipeTable
+
+Told = Callable[[str], None]  # a title, when a plan is begun
+
+
+def adapts(experiment: Experiment, prepared: Prepared) -> bool:
+    """Whether it has an attacker that is yet to be worked out."""
+    return any(siege.recipe.attack == ADAPTIVE for siege in prepared.sieges.values())
+
+
+def planned(
+    experiment: Experiment,
+    prepared: Prepared,
+    ids: list[int],
+    known: Mapping[str, Any],
+    told: Told | None = None,
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with a union of recipes for each defense and threat in place of an adaptive
+    one, and the plans by the cells that asked for them.
+
+    ids: of the images; the first PILOTS are planned on. known: plans of an earlier run, which are
+    taken as they are. told: called before each plan that has to be made.
+    """
+    plans: dict[str, Any] = {}
+    tables: list[RecipeTable] = []
+    for cell, siege in prepared.sieges.items():
+        if siege.recipe.attack != ADAPTIVE:
+            continue
+        if cell not in known and told:
+            told(f"{prepared.title(cell)} · planning")
+        plans[cell] = known.get(cell) or _made(prepared, siege, ids[:PILOTS])
+        only = prepared.place(cell)
+        found = RecipeTable.model_validate(plans[cell]["recipe"])
+        tables.append(found.model_copy(update=only))
+    kept = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
+    return experiment.model_copy(update={"recipe": (*kept, *tables)}), plans
+
+
+def _made(prepared: Prepared, siege: Siege, ids: list[int]) -> dict[str, Any]:
+    """A plan as JSON: its recipe as a table, its notes and its cost."""
+    images = prepared.examples(tuple(ids), siege.threat)
+    goal = images.target if siege.threat.targeted else images.label
+    key = Key.root(prepared.experiment.seed, ids, images.x.device)
+    budget = siege.threat.passes or BUDGET
+    with torch.inference_mode(False):
+        found = plan(
+            siege.defense,
+            images.x,
+            goal,
+            siege.threat,
+            key,
+            budget=budget,
+            opponents=siege.opponents,
+        )
+    table = {**as_table(found.recipe), "name": siege.recipe.name}
+    return {"recipe": table, "notes": list(found.notes), "passes": found.passes}
+
+
+def as_table(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a `[[recipe]]` table that describe `recipe`.
+
+    >>> as_table(Recipe("quick", steps=10))
+    {'kind': 'bpda', 'name': 'quick', 'steps': 10}
+    """
+    plain = Recipe("plain")
+    own = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
+    changed = {k: v for k, v in own.items() if v != getattr(plain, k)}
+    if recipe.union:
+        changed = {**changed, "union": [as_table(one) for one in recipe.union]}
+        del changed["attack"]
+        return {"kind": "union", **changed}
+    if "view" in changed:
+        changed["view"] = dict(recipe.view)
+    return {"kind": "bpda", **changed}

@@ -1,0 +1,157 @@
+"""The adaptive attacker finds out by itself what others have to be told, and can be run again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import besiege
+from besiege.attacks.threat import L2, Linf, Threat
+from besiege.core.errors import BadSetting
+from besiege.core.key import Key
+from besiege.core.store import RunFolder
+from besiege.defenses.defense import VOTE, Defense, Majority
+from besiege.defenses.opaque import Opaque
+from besiege.defenses.transform import Chain, Transform
+from besiege.study.adaptive import plan
+from besiege.study.experiment import experiment_from, load_experiment
+from besiege.study.judge import Judging, judge
+from besiege.study.recipe import Recipe
+from besiege.study.run import run_experiment
+from besiege.study.siege import Siege
+
+NET = besiege.load_model("digits-cnn")
+X, Y, _ = besiege.load_images("digits").take(range(12))
+KEY = Key.root(0, range(12))
+THREAT = Threat(Linf(0.15))
+
+
+def left(defense, recipe, threat=THREAT, goal=Y):
+    """Judged share of right answers after a recipe."""
+    found = Siege(defense, recipe, threat).attack(X, goal, KEY)
+    verdict = judge(defense, threat, found.x, X, KEY, Judging(draws=10))
+    return float((verdict.predicted == Y[:, None]).double().mean())
+
+
+def moving(image: np.ndarray) -> np.ndarray:
+    """Mirrored, and moved by two pixels or one: a defense that nobody has declared."""
+    step = 1 + int(np.random.rand() < 0.5)  # noqa: NPY002, TID251 - as strangers write it
+    return np.roll(image[:, ::-1], (step, -step), (0, 1)).copy()
+
+
+def test_a_hidden_flip_and_shift_are_followed():
+    """The identity leads astray there; the movement that is measured does not."""
+    back = Opaque(lambda image: image[:, ::-1].copy(), "array", is_random=False, name="back")
+    defense = Defense(Chain((Opaque(moving, "array", name="moving"), back)), NET)
+    assert left(defense, Recipe("none", attack="none", steps=0)) > 0.6
+    found = plan(defense, X, Y, THREAT, KEY, budget=600)
+    assert found.recipe.union[0].view["moving"] == "moved"
+    by_identity = Recipe("identity", links="identity", steps=40, draws=2)
+    assert left(defense, found.recipe) < left(defense, by_identity) - 0.15
+    assert any("moving" in note for note in found.notes)
+
+
+@dataclass(frozen=True)
+class Lying(Transform):
+    """Halves contrast, and offers first a surrogate that leads nowhere."""
+
+    name: str = "lying"
+
+    def forward(self, x, draw):
+        return (0.5 * x + 0.25).round(decimals=2)
+
+    @property
+    def surrogates(self) -> Mapping[str, object]:
+        def astray(x, draw):
+            return 0.5 - 0.5 * x
+
+        return {"best-of-all": astray, "straight": lambda x, draw: 0.5 * x + 0.25}
+
+
+def test_surrogates_are_believed_by_what_they_do():
+    found = plan(Defense(Chain((Lying(),)), NET), X, Y, THREAT, KEY, budget=300)
+    assert found.recipe.union[0].view["lying"] != "best-of-all"
+    assert "best-of-all -" in found.notes[0]
+
+
+def test_a_vote_is_asked_one_draw_at_a_time_and_judged_whole():
+    chain = besiege.parse_chain("noise:scale=0.2")
+    defense = Defense(chain, NET, Majority(16))
+    found = plan(defense, X, Y, THREAT, KEY, budget=600)
+    assert {search.view.get(VOTE, "one") for search in found.recipe.union} == {"one"}
+    meter = Siege(defense, found.recipe, THREAT).attack(X, Y, KEY)
+    assert left(defense, found.recipe) < 0.3
+    assert int((meter.forwards + meter.backwards).max()) < 3 * 600
+
+
+def test_the_searches_fit_the_budget_and_what_does_not_is_named():
+    defense = Defense(besiege.parse_chain("noise:scale=0.2"), NET)
+    small, large = (plan(defense, X, Y, THREAT, KEY, budget=b) for b in (150, 3000))
+    assert len(small.recipe.union) < len(large.recipe.union)
+    assert any("left out" in note for note in small.notes)
+    tiny = Threat(Linf(1e-4))
+    for budget, found in ((150, small), (3000, large)):
+        spent = Siege(defense, found.recipe, tiny).attack(X, Y, KEY)
+        assert int((spent.forwards + spent.backwards).max()) <= budget
+
+
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_less_access_takes_other_attacks(access):
+    threat = Threat(L2(6.0), access=access)
+    found = plan(Defense(Chain(), NET), X, Y, threat, KEY, budget=240)
+    assert left(Defense(Chain(), NET), found.recipe, threat) < 0.9
+
+
+def test_an_unplanned_recipe_does_not_attack():
+    recipe = besiege.RECIPES.build("adaptive")
+    with pytest.raises(BadSetting, match="worked out"):
+        Siege(Defense(Chain(), NET), recipe, THREAT).attack(X, Y, KEY)
+
+
+SETTINGS = {
+    "data": {"source": "digits", "n": 6},
+    "model": "digits-cnn",
+    "defense": [{"name": "bare"}, {"name": "noise", "chain": "noise:scale=0.1"}],
+    "threat": [{"eps": 0.1, "passes": 200}, {"eps": 0.1, "passes": 200, "targeted": True}],
+    "recipe": [{"kind": "none"}, {"kind": "adaptive"}],
+    "judge": {"draws": 3},
+}
+
+
+def rows(out):
+    """By point and figures, without times and the names of cells."""
+    names = {c["cell"]: (c["defense"], c["threat"], c["targeted"], c["recipe"]) for c in cells(out)}
+    return sorted(
+        (names[r["cell"]], r["id"], r["point"], str(r["predicted"]), r["forwards"], r["claim"])
+        for r in RunFolder(out).rows()
+    )
+
+
+def cells(out):
+    return RunFolder(out).resolved()["cells"]
+
+
+def test_a_run_writes_its_plan_down_and_it_runs_again(tmp_path):
+    seen = []
+    first = run_experiment(experiment_from(SETTINGS), tmp_path / "first", seen.append)
+    assert sum("planning" in event.title for event in seen) == 4
+    assert len(cells(first)) == 8
+    again = load_experiment(first / "planned.toml")
+    second = run_experiment(again, tmp_path / "second")
+    assert rows(first) == rows(second)
+    seen.clear()
+    before = rows(first)
+    run_experiment(experiment_from(SETTINGS), tmp_path / "first", seen.append)
+    assert not any("planning" in event.title for event in seen)
+    assert rows(first) == before
+    plans = RunFolder(first).resolved()["plans"].values()
+    assert all(p["notes"] or p["recipe"]["union"] for p in plans)
+
+
+def test_in_memory_it_is_a_recipe_like_any_other():
+    defense = Defense(besiege.parse_chain("noise:scale=0.1"), NET)
+    found = besiege.evaluate(defense, X[:4], Y[:4], Linf(0.3), recipes=["adaptive"], draws=4)
+    assert [line.recipe for line in found.lines] == ["adaptive"]
+    assert torch.tensor(found.lines[0].accuracy.estimate) < 0.5
