@@ -14,8 +14,8 @@ KEY = Key.root(0, range(10))
 
 
 def off(x, y):
-    """Root mean square difference of each image, (B,)."""
-    return ((x - y) ** 2).flatten(1).mean(1).sqrt()
+    """Root mean square difference of each image but for its margin, where shifts let in, (B,)."""
+    return ((x - y) ** 2)[..., 4:-4, 4:-4].flatten(1).mean(1).sqrt()
 
 
 MOVES = {
@@ -36,7 +36,7 @@ def test_turns_and_shifts_are_found(move):
 
 def test_a_smooth_warp_is_followed():
     link = besiege.parse_chain("rdg:limit=0.2")
-    y = link.forward(X, link.draw(KEY, (1, 28, 28)))
+    y = link.forward(X, link.draw(KEY, (1, 32, 32)))
     before, after = off(X, y), off(moved(X, movement(X, y)), y)
     assert float((after / before).median()) < 0.5
     assert bool((after <= before + 1e-6).all())
@@ -45,7 +45,7 @@ def test_a_smooth_warp_is_followed():
 @pytest.mark.parametrize("chain", ["noise:scale=0.1", "jpeg:quality=30", "bits:bits=3"])
 def test_what_moves_nothing_is_the_identity(chain):
     link = besiege.parse_chain(chain)
-    y = link.forward(X, link.draw(KEY, (1, 28, 28)))
+    y = link.forward(X, link.draw(KEY, (1, 32, 32)))
     found = movement(X, y)
     assert not bool(found.turn.any())
     assert torch.allclose(moved(X, found), X, atol=1e-5)
@@ -62,19 +62,19 @@ def test_its_gradient_lands_where_the_pixel_came_from():
     x = X[:1].clone().requires_grad_()
     y = torch.roll(x.detach().flip(-1), (0, 2), (2, 3))
     moved(x, movement(x.detach(), y))[0, 0, 10, 12].backward()
-    assert x.grad[0, 0].argmax().item() == 10 * 28 + (27 - 10)  # the mirror of column 12 - 2
+    assert x.grad[0, 0].argmax().item() == 10 * 32 + (31 - 10)  # the mirror of column 12 - 2
 
 
 def test_every_link_has_it_as_a_surrogate_by_name():
     link = Named(besiege.parse_chain("rdg"), "other")
-    draw = link.draw(KEY, (1, 28, 28))
+    draw = link.draw(KEY, (1, 32, 32))
     y = surrogate_of(link, "moved")(X, draw)
     assert float(off(y, link.forward(X, draw)).median()) < float(off(X, y).median())
 
 
 def test_rows_do_not_see_their_batch():
     link = besiege.parse_chain("rdg:limit=0.2")
-    y, rows = link.forward(X, link.draw(KEY, (1, 28, 28))), torch.tensor([4, 1])
+    y, rows = link.forward(X, link.draw(KEY, (1, 32, 32))), torch.tensor([4, 1])
     whole, some = movement(X, y), movement(X[rows], y[rows])
     assert torch.equal(whole.turn[rows], some.turn)
     assert torch.equal(whole.grid[rows], some.grid)

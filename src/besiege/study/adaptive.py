@@ -263,7 +263,7 @@ class _Planner:
 
 
 def _jumps(budget: int, passes: int) -> int:
-    """Steps of hop-skip-jump that so many passes hold: 92 queries, then 25 sqrt(t + 1) + 12 each."""
+    """Steps of hop-skip-jump for so many passes: 92 queries, then 25 sqrt(t + 1) + 12 a step."""
     steps, spent = 0, 92.0
     while (spent := spent + 25 * (steps + 1) ** 0.5 + 12) * passes <= budget:
         steps += 1
