@@ -65,9 +65,7 @@ def optimum(ball):
     [
         ("hop-skip-jump:probe=0.05", L2(3.0), 12, 1.02),
         ("hop-skip-jump:probe=0.05", RmsL2(0.7), 12, 1.02),
-        ("hop-skip-jump:directions=50", Linf(0.9), 12, 1.25),
         ("surfree", L2(3.0), 80, 1.1),
-        ("boundary", L2(3.0), 100, 1.25),
     ],
 )
 def test_the_nearest_point_of_a_linear_model_is_found(spec, ball, steps, most, targeted):
