@@ -3,10 +3,11 @@
     python examples/coin.py
 
 Every recipe, the radius 0, and every attack of the catalog with the access that it declares and a
-ball that suits it: judged accuracy on 20 fresh draws an example, and accuracy as the attacker claims
-it. An evaluation that stops at the first lucky draw reports far less: AutoAttack's random mode gave
-57.5 % where 83.4 % was true. Then attacks on a network behind noise and behind a random warp: by
-how much each claims more success than the judge finds.
+ball that suits it: judged accuracy on 20 fresh draws an example, and accuracy as the attacker
+claims it. An evaluation that stops at the first lucky draw reports far less: AutoAttack's random
+mode gave 57.5 % where 83.4 % was true, and the `published` recipes here claim likewise. Then every
+attack on a network behind noise and behind a random warp, and by how much each claims more success
+than the judge finds.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def coins() -> float:
 
 
 def images() -> float:
-    """Print claim minus verdict on a network behind random links; returns the largest, in points."""
+    """Print claim minus verdict on a network behind random links; returns the largest, in %."""
     x, label, _ = besiege.load_images("digits").take(range(IMAGES))
     title = f"accuracy; claim minus verdict +- standard error, %; {IMAGES} images"
     network = besiege.load_model("digits-cnn")
@@ -164,7 +165,7 @@ def images() -> float:
 
 
 def main() -> int:
-    """Print the tables; 1 if a figure is more than a point off, or a claim two above the verdict."""
+    """Print the tables; 1 if a figure is a point off, or a claim two above the verdict."""
     off, above = coins(), images()
     print(f"largest distance from p: {off:.2f} points; largest claim minus verdict: {above:.2f}")
     return int(off > 1 or above > 2)

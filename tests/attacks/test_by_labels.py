@@ -12,7 +12,7 @@ from besiege.attacks.corruption import KINDS, corruption
 from besiege.attacks.hop_skip_jump import hop_skip_jump
 from besiege.attacks.spatial import spatial
 from besiege.attacks.surfree import surfree
-from besiege.attacks.threat import L2, Box, Linf, RmsL2, Threat
+from besiege.attacks.threat import L2, Box, RmsL2, Threat
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense

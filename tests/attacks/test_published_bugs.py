@@ -1,7 +1,7 @@
 """Faults of attacks that were published, each with what would show it here.
 
-Where another file tests it already, it is named; the others are below. P0: Qiu et al. 2020, P1: Xiao
-and Zheng 2020, P3: Guo et al. 2018, P4: Dziedzic and Krishnan 2020.
+Where another file tests it already, it is named; the others are below. P0: Qiu et al. 2020, P1:
+Xiao and Zheng 2020, P3: Guo et al. 2018, P4: Dziedzic and Krishnan 2020.
 
 | fault | test |
 |---|---|
@@ -10,19 +10,19 @@ and Zheng 2020, P3: Guo et al. 2018, P4: Dziedzic and Krishnan 2020.
 | P0, P3 given up, or never projected | test_a_step_out_of_the_ball_is_projected; laws |
 | P0 penalty on the distance without a gradient | test_the_penalty_of_cw_pulls_back |
 | P0, P4 one lucky draw is a success | study/test_coin.py; test_oracle_and_search.py |
-| P0 one draw both leads and judges | test_the_claim_is_made_on_draws_that_chose_nothing |
+| P0 one draw both leads and judges | test_claims_are_of_draws_that_chose_nothing |
 | P0, P4 what is given up keeps its luck | test_rows_that_are_given_up_are_tested_again |
-| P1 gradient near 2x; P4 at x and not at C(x) | test_the_gradient_is_at_the_image_that_the_network_sees |
+| P1 gradient near 2x; P4 at x and not at C(x) | test_the_gradient_is_at_what_the_network_sees |
 | P1 label of the network for the true one | test_the_goal_is_the_one_that_was_given |
 | P1 division by draws - 1 | test_oracle_and_search.py, test_readings_are_autograds_... |
 | P1, P3 nothing cut to [0, 1] | laws/attacks.py, every_point_is_admitted |
 | P1 random start overwritten by zeros | test_random_starts_are_random |
 | P1 radius + 0.001 counts | test_a_thousandth_beyond_the_radius_is_outside |
-| P3 DeepFool's slopes are means over copies | test_one_step_of_deepfool_crosses_whatever_the_batch |
+| P3 DeepFool's slopes are means over copies | test_one_step_of_deepfool_in_any_batch |
 | P3 the last classes have no gradient | test_the_last_of_many_classes_is_found |
 | P3 rival fixed at the clean image | test_cw_follows_the_rival |
 | P3, P4 the batch decides for single images | test_an_early_end_is_each_images_own |
-| P3 least objective kept, adversarial or not | test_oracle_and_search.py, ..._keeps_the_nearest_success |
+| P3 least objective kept, a success or not | test_oracle_and_search.py, ..._the_nearest_success |
 | P3 network in train mode | test_the_network_is_attacked_in_eval_mode |
 | P3 dissimilarity in normalised units | test_balls.py |
 | P4 infinite variable at pixels of 0 and 1 | test_cw_is_finite_at_black_and_white |
@@ -101,7 +101,7 @@ def hunted(name, steps=6, goal=GOAL):
 def test_gradients_are_asked_where_the_attack_is(name):
     ear, _ = hunted(name)
     points = [x for x, _, _, how in ear.asked if how.get("gradient", True)]
-    assert len({tuple(x[0].flatten().tolist()) for x in points}) > 2
+    assert len({tuple(x.flatten().tolist()) for x in points}) > 1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -109,9 +109,9 @@ def test_the_goal_is_the_one_that_was_given(name):
     """Also where the network says something else."""
     given = (GOAL + torch.arange(6) % 2) % 3
     ear, _ = hunted(name, 2, given)
-    of = {tuple(v): g for v, g in zip(KEY.values.tolist(), given.tolist(), strict=True)}
+    of = dict(zip(KEY.values.tolist(), given.tolist(), strict=True))
     for _, goal, key, _ in ear.asked:
-        assert goal.tolist() == [of[tuple(v)] for v in key.origin().values.tolist()]
+        assert goal.tolist() == [of[v] for v in key.origin().values.tolist()]
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -128,6 +128,7 @@ def test_a_step_out_of_the_ball_is_projected(attack):
     assert found.backwards.tolist() == [6] * 6
     ends = search(p, attack, p.oracle.oracle.meter, Plan(1, confirm=1)).x
     assert bool((Linf(1).size(ends, X) > 0.0999).all())
+    assert bool(p.threat.admits(ends, X).all())
 
 
 @pytest.mark.parametrize("form", ["tanh", "pixels"])
@@ -141,7 +142,7 @@ def test_the_penalty_of_cw_pulls_back(form):
     assert bool((l2(after.x - X) < 0.999 * l2(far - X)).all())
 
 
-def test_the_claim_is_made_on_draws_that_chose_nothing():
+def test_claims_are_of_draws_that_chose_nothing():
     """Where the last point wins on exactly the draws on which the best does not, half are won."""
     number, first = 400, torch.full((400, 1, 2, 2), 0.5, dtype=torch.float64)
     key, keys = Key.root(0, range(number)), []
@@ -195,7 +196,7 @@ class Squares(nn.Module):
         return torch.stack([0 * total, total], 1)
 
 
-def test_the_gradient_is_at_the_image_that_the_network_sees():
+def test_the_gradient_is_at_what_the_network_sees():
     link = Opaque(lambda x: 0.5 * x + 0.3, name="darker")
     view = Defense(Chain((link,)), Classifier(Squares(), 2, channels=1).double().eval())
     seen = Recipe("r", links="identity").seen(view)
@@ -221,7 +222,7 @@ def test_a_thousandth_beyond_the_radius_is_outside():
 
 @pytest.mark.parametrize("number", [1, 5])
 @pytest.mark.parametrize("candidates", [1, 2])
-def test_one_step_of_deepfool_crosses_whatever_the_batch(number, candidates):
+def test_one_step_of_deepfool_in_any_batch(number, candidates):
     pair = linear_classifier(2, SHAPE, 321, torch.float64)
     x, w = X[:number], weights_of(pair).diff(dim=0)
     own = pair(x).argmax(1)
@@ -232,8 +233,9 @@ def test_one_step_of_deepfool_crosses_whatever_the_batch(number, candidates):
     assert torch.allclose(moved, 1.02 * border, rtol=1e-4)
 
 
-@pytest.mark.parametrize
-    ("spec", "steps"), [("deepfool:candidates=11", 4), ("fab:classes=11", 4), ("fab-t:targets=11", 22)]
+@pytest.mark.parametrize(
+    ("spec", "steps"),
+    [("deepfool:candidates=11", 4), ("fab:classes=11", 4), ("fab-t:targets=11", 22)],
 )
 def test_the_last_of_many_classes_is_found(spec, steps):
     """Twelve classes, of which the last is next to last in logits, and by far the nearest."""
