@@ -55,7 +55,7 @@ from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier, weights_of
 from besiege.models.classifier import Classifier
 from besiege.study.judge import Judging, judge
-from besiege.study.recipe import Opponents, Recipe, Siege
+from besiege.study.recipe import Recipe, Siege
 
 SHAPE = (1, 4, 4)
 KEY = Key.root(5, range(6))
@@ -295,8 +295,8 @@ def test_an_early_end_is_each_images_own():
     s = attack.init(p)
     stands = torch.arange(6) % 2 == 0
     mark = torch.where(stands, 0.0, 1e6).double()
-    age = torch.full_like(s.moments.age, 100)
-    after = attack.step(p, s._replace(moments=s.moments._replace(age=age), mark=mark), 100)
+    age = torch.full_like(s.moments.age, 99)
+    after = attack.step(p, s._replace(moments=s.moments._replace(age=age), mark=mark), 99)
     assert torch.equal(after.c != s.c, stands)
 
 
