@@ -12,7 +12,7 @@ from besiege.attacks.corruption import KINDS, corruption
 from besiege.attacks.hop_skip_jump import hop_skip_jump
 from besiege.attacks.spatial import spatial
 from besiege.attacks.surfree import surfree
-from besiege.attacks.threat import L2, Box, Linf, RmsL2, Threat
+from besiege.attacks.threat import L2, Box, RmsL2, Threat
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.defenses.defense import Defense
@@ -66,9 +66,7 @@ def optimum(ball):
     [
         ("hop-skip-jump:probe=0.05", L2(3.0), 12, 1.02),
         ("hop-skip-jump:probe=0.05", RmsL2(0.7), 12, 1.02),
-        ("hop-skip-jump:directions=50", Linf(0.9), 12, 1.25),
         ("surfree", L2(3.0), 80, 1.1),
-        ("boundary", L2(3.0), 100, 1.25),
     ],
 )
 def test_the_nearest_point_of_a_linear_model_is_found(spec, ball, steps, most, targeted):
@@ -94,7 +92,7 @@ def test_a_random_defense_keeps_its_true_value(spec):
     labels = torch.arange(8) % 10
     x = code_images(labels, 10)
     ball, defense = L2(0.04), coin_defense(0.8)
-    done = found(spec, ball, 4, goal=labels, defense=defense, x=x)
+    done = found(spec, ball, 4, goal=labels, defense=defense, x=x, confirm=64)
     assert bool((done.claim <= 0.5).all())
     assert bool(done.lucky.any())  # there was luck to fall for
 

@@ -195,7 +195,7 @@ def test_the_limit_binds_a_search_by_gradients_and_by_estimates(limit):
         problem = Problem(X, GOAL, KEY, ask, threat, 40)
         found = search(problem, pgd(), meter, Plan(40, confirm=1))
         assert bool(found.spent.all())
-        spent = found.forwards + found.backwards - 2  # the two that settle, see `search`
+        spent = found.forwards + found.backwards - 3  # the three that settle, see `search`
         assert spent.max() <= limit
         assert spent.min() > limit - (2 if backwards else 3)  # the size of a call
         assert bool(found.backwards.max() > 0) is (backwards and limit > 1)

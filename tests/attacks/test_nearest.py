@@ -39,12 +39,18 @@ WAYS = [
     ("deepfool", 4, ("l2", "rms", "linf"), 1.0201),
     ("cw:searches=4,c=0.1", 160, ("l2",), 1.02),
     ("cw:searches=4,c=0.1,form=pixels,rate=0.01", 160, ("l2",), 1.02),
-    ("cw-linf:rate=0.02,shrink=0.95", 200, ("linf",), 1.02),
+    ("cw-linf", 200, ("linf",), 1.02),
     ("l-bfgs:searches=14,c=0.1", 210, ("l2",), 1.02),
     ("ddn", 120, ("l2",), 1.02),
     ("fmn", 80, ("rms", "linf", "l1"), 1.02),
 ]
-KNOWN = [(spec, steps, ball, most) for spec, steps, balls, most in WAYS for ball in balls]
+# What test_linear_optimum leaves out: another form, and a ball in another unit.
+KNOWN = [
+    (spec, steps, ball, most)
+    for spec, steps, balls, most in WAYS
+    for ball in balls
+    if "pixels" in spec or ball == "rms"
+]
 
 
 def lead(model, x, own, other):

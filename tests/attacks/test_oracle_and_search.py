@@ -169,7 +169,7 @@ def test_nothing_is_dropped_on_a_random_defense():
     p, meter = problem(NOISY, steps=12)
     found = search(p, pgd(), meter, Plan(12, confirm=4))
     assert found.backwards.tolist() == [12] * 5
-    assert found.forwards.tolist() == [12 + 2 * 4] * 5
+    assert found.forwards.tolist() == [12 + 3 * 4] * 5
 
 
 def test_a_lucky_draw_is_not_a_claim():

@@ -109,14 +109,14 @@ def test_every_query_is_counted_heard_and_limited():
     recipe = Recipe("r", steps=3, gradients=DIFFERENCES + "4", draws=2, confirm=3)
     threat = Threat(Linf(0.05), access="scores")
     free = found(recipe, NOISY, threat)
-    assert free.forwards.tolist() == [3 * 2 * 9 + 2 * 3] * 5
+    assert free.forwards.tolist() == [3 * 2 * 9 + 3 * 3] * 5
     assert not free.loss.isnan().any()  # the reading at the point itself is the trace
     step = found(replace(recipe, steps=1), NOISY, threat)
     assert bool(((step.won[:, 0] * 2) % 1 == 0).all())
     for limit in (1, 17, 18, 35, 36, 53):
         held = found(recipe, NOISY, replace(threat, passes=limit))
         assert bool(held.spent.all())
-        assert (held.forwards - 6).max() <= limit
+        assert (held.forwards - 9).max() <= limit
         assert bool(threat.admits(held.x, X).all())
 
 
@@ -159,7 +159,7 @@ def test_draws_are_those_that_the_pilots_ask_for_and_paid_for():
     assert end.draws is not None
     assert set(end.draws.tolist()) <= {1, 2, 4, 8, 16, 32, 64}
     assert int(end.draws.max()) > 1
-    assert end.forwards.tolist() == [8 + 3 * n + 2 * 2 for n in end.draws.tolist()]
+    assert end.forwards.tolist() == [8 + 3 * n + 3 * 2 for n in end.draws.tolist()]
     assert end.backwards.tolist() == [8 + 3 * n for n in end.draws.tolist()]
     more = found(sized(0.99), NOISY).draws
     assert bool((more >= end.draws).all())
@@ -185,7 +185,7 @@ def test_what_is_chosen_does_not_depend_on_the_batch():
 def test_the_limit_holds_with_pilots_or_is_refused():
     for limit in (17, 40):
         end = found(sized(), NOISY, Threat(Linf(0.05), passes=limit))
-        assert ((end.forwards + end.backwards - 4) <= limit).all()
+        assert ((end.forwards + end.backwards - 6) <= limit).all()
         assert bool(end.spent.any())
     with pytest.raises(BadSetting, match="limit of 15 passes an image is used up by the pilots"):
         found(sized(), NOISY, Threat(Linf(0.05), passes=15))
@@ -252,7 +252,7 @@ def test_the_search_is_in_bfloat16_and_its_end_and_the_judge_in_float32():
     network.seen.clear()
     recipe = Recipe("r", steps=4, draws=2, confirm=3, precision="bfloat16")
     found(recipe, defense, x=x, goal=goal, micro_batch=10)
-    assert network.seen == [torch.bfloat16] * 4 + [torch.float32] * 4  # 2 x 15 rows in tens
+    assert network.seen == [torch.bfloat16] * 4 + [torch.float32] * 6  # 3 x 15 rows in tens
     network.seen.clear()
     assert defense.logits(x, KEY).dtype == torch.float32
     answers(defense, x, KEY, 2, 10)

@@ -125,7 +125,7 @@ def test_a_random_defense_keeps_its_value():
     siege = Siege(coin_defense(0.8), recipe, Threat(Linf(0.03), access="scores"))
     found = siege.attack(code_images(labels, 10), labels, Key.root(0, range(100)))
     assert float(found.claim.mean()) == pytest.approx(0.2, abs=0.03)
-    assert found.forwards[0] == 1 + 2 * 7 + 2 * 64  # both points of a comparison
+    assert found.forwards[0] == 1 + 2 * 7 + 3 * 64  # both points of a comparison
 
 
 def test_bad_settings_say_what_is_wrong():

@@ -25,7 +25,7 @@ class Tightening(NamedTuple):
 
 
 def cw_linf(
-    rate: float = 0.05,
+    rate: float = 0.02,
     tau: float = 0.1,
     shrink: float = 0.9,
     c: float = 0.1,

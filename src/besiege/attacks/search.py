@@ -29,8 +29,9 @@ class Plan:
 
     steps, restarts: of the attack; each restart folds its number into the key.
     certain: the oracle's view is the deployed defense and draws nothing, so a success is a fact.
-    confirm: fresh draws on which last and best point are compared when not certain, and on which a
-        nearer success has to be one again where the attack looks for the nearest.
+    confirm: fresh draws on which last and best point are compared when not certain, as many others
+        of which the claim is the share, and draws on which a nearer success has to be one again
+        where the attack looks for the nearest.
     believe_first: take the first success on any reading for a fact, as published loops do, and stop
         there; the claim is then a lucky draw as often as not.
     check: another oracle whose successes count, if the view leaves links out (forward only); asked
@@ -238,32 +239,37 @@ class _Hunt:
         """Choose between last and best read point; returns the claims, (B,).
 
         Points are compared as the judge will get them, rounded if the threat says so. When not
-        certain both meet the same fresh draws, by which neither was chosen. The limit of
-        passes does not bind here: an answer that was never tested would not be one.
+        certain both meet the same fresh draws, by which neither was found; what is claimed of the
+        better one is its share of others, by which it was not chosen. The limit of passes does not
+        bind here: an answer that was never tested would not be one.
         """
-        index, plan = self.alive, self.plan
+        plan = self.plan
+        # Rows that the attack gave up have a best point like others: chosen by luck, if any was.
+        every = torch.arange(len(self.best), device=self.best.device)
+        index = self.alive if plan.certain else every
         p = self.problem.take(index)
         ask = plan.check or plan.referee or self.problem.oracle
         key = p.key.fold("settle")
         last = p.threat.submitted(self.last[index], p.x0)
         limit, self.meter.limit = self.meter.limit, None
-        with self.metered():
+        with self.metered(index):
             if plan.believe_first:
                 claim = self.won_at_first()
             elif plan.certain:
                 self.enter(index, last, *_figures(ask(last, p.goal, key, gradient=False, draws=1)))
                 claim = self.best_won.clone()
             else:
-                claim = self.best_won.clone()
                 ends = _figures(ask(last, p.goal, key, gradient=False, draws=plan.confirm))
                 best = p.threat.submitted(self.best[index], p.x0)
                 bests = _figures(ask(best, p.goal, key, gradient=False, draws=plan.confirm))
                 keep_best = _better(*bests, *ends)
                 if self.attack.nearest:
                     keep_best = (bests[0] > 0.5) | (keep_best & (ends[0] <= 0.5))
-                self.best[index] = torch.where(rows(keep_best, best), best, last)
-                claim[index] = torch.where(keep_best, bests[0], ends[0])
-                self.lucky[index] |= (ends[0] > 0) | (bests[0] > 0)
+                self.best = torch.where(rows(keep_best, best), best, last)
+                key = p.key.fold("claim")
+                again = ask(self.best, p.goal, key, gradient=False, draws=plan.confirm)
+                claim, _ = _figures(again)
+                self.lucky |= (ends[0] > 0) | (bests[0] > 0)
         self.meter.limit = limit
         return claim
 
@@ -271,7 +277,7 @@ class _Hunt:
 def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
     """Run `attack` on `problem` for plan.steps steps and restarts; meter is the oracle's.
 
-    Cost: what the attack asks, plus one forward a step if plan.check, plus 2 x plan.confirm
+    Cost: what the attack asks, plus one forward a step if plan.check, plus 3 x plan.confirm
     forwards an example when the plan is not certain (one when it is).
     """
     hunt = _Hunt(problem, attack, meter, plan)
@@ -284,8 +290,9 @@ def search(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Found:
         except BudgetSpent:
             spent[hunt.alive] = True
             break
-    # No search, or nothing left of it.
-    settled = plan.steps == 0 or (len(hunt.alive) == 0 and not plan.believe_first)
+    # No search, or nothing left of it but facts.
+    facts = plan.certain and len(hunt.alive) == 0 and not plan.believe_first
+    settled = plan.steps == 0 or facts
     claim = hunt.best_won.clamp_min(0) if settled else hunt.settle()
     return Found(
         x=hunt.best,
@@ -310,7 +317,8 @@ def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Fou
     """The points of an attack that runs by itself (`Attack.whole`), in the place of `search`.
 
     Points outside the threat are projected onto it, and one that is not finite is the clean image.
-    Of several restarts the best on plan.confirm fresh draws stays; the claim is its share of them.
+    Of several restarts the best on plan.confirm fresh draws stays; the claim is its share of as
+    many others.
     """
     assert attack.whole is not None
     x0, ask = problem.x0, plan.check or plan.referee or problem.oracle
@@ -341,6 +349,11 @@ def hand_over(problem: Problem, attack: Attack, meter: Meter, plan: Plan) -> Fou
         lucky |= won > 0
         losses.append(loss[:, None])
         shares.append(won[:, None])
+    if plan.restarts > 1:  # else no draw has chosen anything
+        limit, meter.limit = meter.limit, None
+        key = problem.key.fold("claim")
+        again = ask(best, problem.goal, key, gradient=False, draws=plan.confirm)
+        best_won, meter.limit = _figures(again)[0], limit
     spend = torch.full_like(spent, 0, dtype=torch.int64)
     return Found(
         x=best,

@@ -59,7 +59,7 @@ class Recipe:
     steps, restarts: of the search.
     check_whole: successes are looked for on the whole defense, forward only, at each step.
     believe_first: stop at the first success on any draw and claim it, as published loops do.
-    confirm: fresh draws on which the final point is chosen.
+    confirm: fresh draws on which the final point is chosen, and as many others for the claim.
     union: other recipes, each tried on what the former left (see `one_after_another`), in place of
         an attack of its own; attack = "union".
 
