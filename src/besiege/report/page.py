@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
-from besiege.report.figures import curves, dots
+from besiege.report.curve import Curve, by_threat, reach, spelt_radius, telling
+from besiege.report.figures import by_radius, curves, dots
 from besiege.report.lines import Line
 from besiege.report.pictures import Strip, strip
 from besiege.report.tables import Summary, summarise
@@ -40,6 +41,7 @@ def write_report(folder: Path) -> Path:
     page = engine.get_template("page.html").render(
         summary=summary,
         grids=_grids(summary),
+        nearest=_nearest(summary),
         panels=_panels(summary, run, frozenset(resolved["ids"])),
         strips=_strips(resolved, run),
         settings=json.dumps(resolved.get("experiment", {}), indent=2),
@@ -76,6 +78,30 @@ def _by_defense(lines: list[Line]) -> dict[str, dict[str, Line]]:
     table: dict[str, dict[str, Line]] = {}
     for line in lines:
         table.setdefault(line.defense, {})[line.recipe] = line
+    return table
+
+
+def _nearest(summary: Summary) -> list[dict[str, Any]]:
+    """Of each threat and goal: a plot a defense, and what stands at a few radii."""
+    return [
+        {
+            "title": f"Nearest points within {threat}, {'targeted' if targeted else 'untargeted'}",
+            "targeted": targeted,
+            "radii": {spelt_radius(found[0], radius): radius for radius in telling(found)},
+            "rows": found,
+            "plots": [
+                Markup(by_radius(defense, own, reach(found)))
+                for defense, own in _by_name(found).items()
+            ],
+        }
+        for (threat, targeted), found in by_threat(summary.curves).items()
+    ]
+
+
+def _by_name(found: list[Curve]) -> dict[str, list[Curve]]:
+    table: dict[str, list[Curve]] = {}
+    for curve in found:
+        table.setdefault(curve.defense, []).append(curve)
     return table
 
 

@@ -19,6 +19,7 @@ from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe, Siege
 from besiege.study.soundness import unkeyed_links
 
+SIZES = ("linf", "l2", "rms", "l1", "l0", "size")  # columns of a verdict
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
 
 
@@ -189,7 +190,7 @@ def _rows(
         "label": examples.label.cpu().numpy().astype(np.int32),
         "target": examples.target.cpu().numpy().astype(np.int32),
         "predicted": verdict.predicted.cpu().tolist(),
-        **{k: getattr(verdict, k).cpu().numpy() for k in ("linf", "l2", "rms", "l1", "l0")},
+        **{k: getattr(verdict, k).cpu().numpy() for k in SIZES},
         "claim": found.claim.double().cpu().numpy(),
         "lucky": found.lucky.cpu().numpy(),
         "forwards": found.forwards.cpu().numpy(),
