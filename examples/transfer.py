@@ -30,7 +30,7 @@ COPIES = 3
 
 
 class Row(NamedTuple):
-    """An attack: its name in the table, its spec, its source of gradients, and what it is made on."""
+    """An attack: its name in the table, its spec, its gradients, and what it is made on."""
 
     name: str
     attack: str
@@ -65,7 +65,7 @@ def varied(probability: float = 0, kernel: int = 1, copies: int = 1) -> str:
 
 
 def attacks(steps: int, kernels: Sequence[int]) -> list[Row]:
-    """The usual ways, one at a time and together; steps of momentum are eps in all, as published."""
+    """The usual ways, one at a time and together; with momentum all steps are eps, as published."""
     plain = f"pgd:step={2.5 / steps:g},decay=constant"
     momentum = f"mi-fgsm:step={1 / steps:g}"
     ahead = f"{momentum},nesterov=true"

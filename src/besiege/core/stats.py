@@ -48,6 +48,7 @@ def share_interval(shares: Shares, confidence: float = 0.95) -> Interval:
     """The mean of per-example shares, with Wilson's interval at n examples."""
     return wilson(float(np.sum(shares)), len(shares), confidence)
 
+
 class Median(NamedTuple):
     """A median and its confidence limits; infinite where more is not known."""
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from besiege.attacks.balls.ball import edge, spelt
 from besiege.core.stats import Interval, Median, median, wilson, worst_case
 
 Figures = NDArray[np.float64]
@@ -54,7 +53,7 @@ class Curve:
 
         Beyond eps it is that at eps, still an upper bound.
         """
-        last = int(np.searchsorted(self.radii, edge(radius), side="right")) - 1
+        last = int(np.searchsorted(self.radii, _edge(radius), side="right")) - 1
         return wilson(float(self.share[max(last, 0)]) * self.n, self.n)
 
     def __str__(self) -> str:
@@ -72,6 +71,11 @@ class Curve:
 
         middle, low, high = map(spell, self.median)
         return f"{middle} [{low}, {high}]{suffix}"
+
+
+def _edge(radius: float) -> float:
+    """The size that counts as within a radius, as a threat admits it: float32 pixels are rounded."""
+    return radius * (1 + 1e-6) + 6e-8
 
 
 def curve_of(
@@ -159,7 +163,7 @@ def telling(curves: Sequence[Curve], most: int = 4) -> list[float]:
         ladder = [2.0**k / 255 for k in range(-4, 9)]
     else:
         ladder = [m * 10.0**k for k in range(-4, 5) for m in (1, 2, 5)]
-    ladder = [r for r in ladder if r <= edge(curves[0].eps)]
+    ladder = [r for r in ladder if r <= _edge(curves[0].eps)]
     found = np.concatenate([c.distances[np.isfinite(c.distances)] for c in curves])
     found = found[found > 0]
     if not len(found) or not ladder:
@@ -191,4 +195,4 @@ def spelt_radius(curve: Curve, radius: float) -> str:
 
     Grey levels for linf.
     """
-    return f"{255 * radius:g}/255" if curve.ball in LEVELS else spelt(radius)
+    return f"{255 * radius:g}/255" if curve.ball in LEVELS else f"{radius:g}"

@@ -84,8 +84,7 @@ def _judged(axes: Any, targeted: bool, traces: Sequence[Mapping[str, Any]], colo
 def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
     """The share that stands at every radius up to `reach`, for the attackers of one defense.
 
-    Untargeted: accuracy; targeted: attack success. With 95 % bands; a dot marks the median distance
-    on the line of one half.
+    Untargeted: accuracy; targeted: attack success. With 95 % bands; dots are median distances.
     """
     first = found[0]
     unit = 255 if first.ball in LEVELS else 1
@@ -93,15 +92,16 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.subplots()
-        axes.axhline(50, color="#7f7f7f", linewidth=0.6, linestyle=":")
         for curve, colour in zip(found, COLOURS * 4, strict=False):
-            shares = 100 * np.array([curve.at(radius) for radius in radii])
+            middle = curve.median.estimate
+            at = np.append(radii, min(middle, reach))
+            shares = 100 * np.array([curve.at(radius) for radius in at])
             shares = 100 - shares if curve.targeted else shares
-            line, *edges = shares.T
+            line, *edges = shares[:-1].T
             axes.plot(unit * radii, line, color=colour, linewidth=1.8, label=curve.recipe)
             axes.fill_between(unit * radii, *edges, color=colour, alpha=0.13, linewidth=0)
-            if (middle := curve.median.estimate) <= reach:
-                axes.plot(unit * middle, 50, "o", color=colour, markersize=4)
+            if middle <= reach:
+                axes.plot(unit * middle, shares[-1, 0], "o", color=colour, markersize=4)
         axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel(f"{first.ball} distance{' in 255ths' if unit > 1 else ''}")
         axes.set_ylabel("attack success %" if first.targeted else "accuracy %")

@@ -106,14 +106,18 @@ def _by_name(found: list[Curve]) -> dict[str, list[Curve]]:
 
 
 def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Markup]:
-    """Curves of every defense and threat that has traces of some steps."""
+    """Curves of every defense and threat that has traces of some steps.
+
+    Attacks for the nearest point are left out: they walk along the border, step after step.
+    """
+    nearest = {curve.cell for curve in summary.curves}
     traces: dict[str, list[Mapping[str, Any]]] = {}
     for trace in run.traces():
         if trace["id"] in ids:
             traces.setdefault(trace["cell"], []).append(trace)
     groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
     for line in summary.lines:
-        if not line.control and line.cell in traces:
+        if not line.control and line.cell in traces and line.cell not in nearest:
             title = f"{line.defense}, {line.threat} {line.goal}"
             groups.setdefault(title, []).append((line, traces[line.cell]))
     return [Markup(curves(title, cells)) for title, cells in groups.items()]

@@ -91,7 +91,9 @@ def _nearest(curves: list[Curve], live: bool) -> Table:
     table.add_column("attacker", no_wrap=True)
     table.add_column("median distance [95 %]", justify="right", no_wrap=True)
     for i, radius in enumerate(radii):
-        head = f"{kept} % at {spelt_radius(first, radius)}" if i == 0 else spelt_radius(first, radius)
+        head = (
+            f"{kept} % at {spelt_radius(first, radius)}" if i == 0 else spelt_radius(first, radius)
+        )
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     before = None
