@@ -74,7 +74,7 @@ class Curve:
 
 
 def _edge(radius: float) -> float:
-    """The size that counts as within a radius, as a threat admits it: float32 pixels are rounded."""
+    """The size that counts as within a radius, as for a threat: float32 pixels are rounded."""
     return radius * (1 + 1e-6) + 6e-8
 
 

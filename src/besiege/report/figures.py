@@ -107,8 +107,9 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
         axes.set_ylabel("attack success %" if first.targeted else "accuracy %")
         axes.set_xlim(0, unit * reach)
         axes.set_ylim(-3, 103)
-        where = "lower right" if first.targeted else "upper right"
-        axes.legend(frameon=False, fontsize=7.5, loc=where)
+        axes.legend(
+            frameon=False, fontsize=7.5, loc="lower right" if first.targeted else "upper right"
+        )
         return _svg(figure)
 
 
