@@ -206,3 +206,16 @@ def test_sizes_are_in_the_balls_own_unit(ball):
     recipe = besiege.Recipe("r", attack="pgd:direction=normalised,start=clean", steps=2)
     (line,) = besiege.evaluate(BARE, x, NET(x).argmax(1), Threat(ball), recipes=[recipe]).lines
     assert 0 < line.size <= ball.eps * (1 + 1e-6)
+
+
+def test_a_curve_of_targets_is_drawn_as_success(tmp_path):
+    x = greys(6)
+    y = NET(x).argmax(1)
+    folder = tmp_path / "run"
+    recipe = besiege.Recipe("near", attack="deepfool", steps=3)
+    besiege.evaluate(BARE, x, y, Threat(Linf(1), targeted=True), recipes=[recipe], out=folder)
+    page = write_report(folder).read_text()
+    assert "Nearest points within linf 1, targeted" in page
+    assert "attack success %" in page[page.index("<svg") :]
+    assert "target missed % at" in page
+    assert "target missed % at" in str(summarise(folder))

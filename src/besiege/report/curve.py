@@ -186,7 +186,7 @@ def reach(curves: Sequence[Curve]) -> float:
         if len(found):
             ends.append(float(np.quantile(found, 0.98)))
     if not ends:
-        return curves[0].eps
+        return curves[0].eps or 1.0
     return min(1.05 * min(max(ends), 4 * float(np.median(ends))), curves[0].eps)
 
 
