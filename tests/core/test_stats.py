@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, quantile_test
 from statsmodels.stats.proportion import proportion_confint
 
 from besiege.core.errors import BadSetting
@@ -12,6 +12,7 @@ from besiege.core.stats import (
     Interval,
     any_right,
     majority_right,
+    median,
     right_shares,
     share_interval,
     wilson,
@@ -80,3 +81,19 @@ def test_scores_of_draws():
 
 def test_an_interval_reads_as_text():
     assert str(Interval(0.5, 0.25, 0.75)) == "50.0 % [25.0, 75.0]"
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 30, 101])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_the_interval_of_a_median_is_scipys(n, confidence):
+    values = generator().normal(size=n)
+    found = median(values, confidence)
+    theirs = quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
+    assert found.estimate == np.median(values)
+    known = (-np.inf, np.inf) if np.isnan(theirs.low) else (theirs.low, theirs.high)
+    assert (found.low, found.high) == known
+
+
+def test_a_median_of_what_was_mostly_not_found_is_infinite():
+    found = median(np.array([1.0] * 4 + [np.inf] * 6))
+    assert found == (np.inf, 1.0, np.inf)

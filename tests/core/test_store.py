@@ -22,7 +22,9 @@ from besiege.core.store import RunFolder, _database, _stoppable
 def shard(cell="a" * 16, ids=(2, 1)):
     """Columns of rows and traces."""
     n = len(ids)
-    sizes = {k: np.full(n, 0.1) for k in ("linf", "l2", "rms", "l1", "l0", "claim", "seconds")}
+    sizes = {
+        k: np.full(n, 0.1) for k in ("linf", "l2", "rms", "l1", "l0", "size", "claim", "seconds")
+    }
     rows = {
         "cell": [cell] * n,
         "id": np.array(ids),

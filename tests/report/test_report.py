@@ -36,7 +36,7 @@ def record(cell, recipe, steps, targeted=False, defense=HOSTILE):
 
 def rows(cell, right, n=4, targeted=False, flags=()):
     """n examples of label 0, right on `right` of 4 draws; wrong draws say 1, the target."""
-    sizes = {k: np.full(n, 0.03) for k in ("linf", "l2", "rms", "l1", "l0", "seconds")}
+    sizes = {k: np.full(n, 0.03) for k in ("linf", "l2", "rms", "l1", "l0", "size", "seconds")}
     return {
         "cell": [cell] * n,
         "id": np.arange(n),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from besiege.core.errors import BadSetting
 
@@ -47,6 +47,29 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
 def share_interval(shares: Shares, confidence: float = 0.95) -> Interval:
     """The mean of per-example shares, with Wilson's interval at n examples."""
     return wilson(float(np.sum(shares)), len(shares), confidence)
+
+
+class Median(NamedTuple):
+    """A median and its confidence limits; infinite where more is not known."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def median(values: NDArray[np.float64], confidence: float = 0.95) -> Median:
+    """The median of n >= 1 independent values, infinity allowed, with the sign test's interval.
+
+    Its limits are order statistics, so they hold whatever the distribution: at least `confidence`,
+    or all numbers from -inf to inf where n is too small for that.
+
+    >>> median(np.array([1.0, 2.0, 3.0, 4.0, 5.0, np.inf]))
+    Median(estimate=3.5, low=1.0, high=inf)
+    """
+    ordered = np.concatenate([[-np.inf], np.sort(values), [np.inf]])
+    outside = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    # The limits have `outside` values beyond them, and so often does a fair coin, or more often.
+    return Median(float(np.median(values)), float(ordered[outside]), float(ordered[-1 - outside]))
 
 
 def right_shares(predicted: Sequence[Sequence[int]], label: Sequence[int]) -> Shares:

@@ -42,6 +42,7 @@ ROW_COLUMNS: Mapping[str, str] = {
     "rms": "DOUBLE",
     "l1": "DOUBLE",
     "l0": "DOUBLE",
+    "size": "DOUBLE",
     "claim": "DOUBLE",
     "lucky": "BOOLEAN",
     "point": "VARCHAR",

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from besiege.core.stats import share_interval
+from besiege.report.curve import LEVELS, Curve
 from besiege.report.lines import Line
 
 # Colour-blind safe (Okabe and Ito 2008), in an order that keeps neighbours apart.
@@ -78,6 +79,38 @@ def _judged(axes: Any, targeted: bool, traces: Sequence[Mapping[str, Any]], colo
         alpha=0.15,
         linewidth=0,
     )
+
+
+def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
+    """The share that stands at every radius up to `reach`, for the attackers of one defense.
+
+    Untargeted: accuracy; targeted: attack success. With 95 % bands; dots are median distances.
+    """
+    first = found[0]
+    unit = 255 if first.ball in LEVELS else 1
+    radii = np.linspace(0, reach, 241)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for curve, colour in zip(found, COLOURS * 4, strict=False):
+            middle = curve.median.estimate
+            at = np.append(radii, min(middle, reach))
+            shares = 100 * np.array([curve.at(radius) for radius in at])
+            shares = 100 - shares if curve.targeted else shares
+            line, *edges = shares[:-1].T
+            axes.plot(unit * radii, line, color=colour, linewidth=1.8, label=curve.recipe)
+            axes.fill_between(unit * radii, *edges, color=colour, alpha=0.13, linewidth=0)
+            if middle <= reach:
+                axes.plot(unit * middle, shares[-1, 0], "o", color=colour, markersize=4)
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel(f"{first.ball} distance{' in 255ths' if unit > 1 else ''}")
+        axes.set_ylabel("attack success %" if first.targeted else "accuracy %")
+        axes.set_xlim(0, unit * reach)
+        axes.set_ylim(-3, 103)
+        axes.legend(
+            frameon=False, fontsize=7.5, loc="lower right" if first.targeted else "upper right"
+        )
+        return _svg(figure)
 
 
 def dots(lines: Sequence[Line]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from besiege.core.stats import Interval, right_shares, share_interval, worst_case
+from besiege.report.curve import Curve
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Line:
     control: bool  # no attack
     forwards: float  # passes an example
     backwards: float
-    size: float  # mean distance in the threat's norm
+    size: float  # mean distance in the threat's ball
     seconds: float  # an example
     flags: Mapping[str, int]  # sentence -> rows
 
@@ -80,6 +81,11 @@ class Figures(Protocol):
         ...
 
     @property
+    def curves(self) -> tuple[Curve, ...]:
+        """A curve for each cell whose attack looks for the nearest point."""
+        ...
+
+    @property
     def unfinished(self) -> tuple[str, ...]:
         """Cells with fewer rows than asked for."""
         ...
@@ -113,7 +119,7 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
         success=share_interval(won),
         claim=None if control else _mean_claim(rows),
         control=control,
-        size=float(np.mean([r[record["ball"]] for r in rows])),
+        size=float(np.mean([r["size"] for r in rows])),
         flags=flags,
         **mean,
     )

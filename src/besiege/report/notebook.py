@@ -29,5 +29,6 @@ def as_html(summary: Figures) -> str:
         + "</tr>"
         for line in summary.lines
     )
+    near = "".join(f"<p>{escape(str(curve))}</p>" for curve in summary.curves)
     notes = "".join(f"<p>{escape(str(worst))}</p>" for worst in summary.worst)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{near}{notes}"

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
-from besiege.report.figures import curves, dots
+from besiege.report.curve import Curve, by_threat, reach, spelt_radius, telling
+from besiege.report.figures import by_radius, curves, dots
 from besiege.report.lines import Line
 from besiege.report.pictures import Strip, strip
 from besiege.report.tables import Summary, summarise
@@ -40,6 +41,7 @@ def write_report(folder: Path) -> Path:
     page = engine.get_template("page.html").render(
         summary=summary,
         grids=_grids(summary),
+        nearest=_nearest(summary),
         panels=_panels(summary, run, frozenset(resolved["ids"])),
         strips=_strips(resolved, run),
         settings=json.dumps(resolved.get("experiment", {}), indent=2),
@@ -79,15 +81,43 @@ def _by_defense(lines: list[Line]) -> dict[str, dict[str, Line]]:
     return table
 
 
+def _nearest(summary: Summary) -> list[dict[str, Any]]:
+    """Of each threat and goal: a plot a defense, and what stands at a few radii."""
+    return [
+        {
+            "title": f"Nearest points within {threat}, {'targeted' if targeted else 'untargeted'}",
+            "targeted": targeted,
+            "radii": {spelt_radius(found[0], radius): radius for radius in telling(found)},
+            "rows": found,
+            "plots": [
+                Markup(by_radius(defense, own, reach(found)))
+                for defense, own in _by_name(found).items()
+            ],
+        }
+        for (threat, targeted), found in by_threat(summary.curves).items()
+    ]
+
+
+def _by_name(found: list[Curve]) -> dict[str, list[Curve]]:
+    table: dict[str, list[Curve]] = {}
+    for curve in found:
+        table.setdefault(curve.defense, []).append(curve)
+    return table
+
+
 def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Markup]:
-    """Curves of every defense and threat that has traces of some steps."""
+    """Curves of every defense and threat that has traces of some steps.
+
+    Attacks for the nearest point are left out: they walk along the border, step after step.
+    """
+    nearest = {curve.cell for curve in summary.curves}
     traces: dict[str, list[Mapping[str, Any]]] = {}
     for trace in run.traces():
         if trace["id"] in ids:
             traces.setdefault(trace["cell"], []).append(trace)
     groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
     for line in summary.lines:
-        if not line.control and line.cell in traces:
+        if not line.control and line.cell in traces and line.cell not in nearest:
             title = f"{line.defense}, {line.threat} {line.goal}"
             groups.setdefault(title, []).append((line, traces[line.cell]))
     return [Markup(curves(title, cells)) for title, cells in groups.items()]

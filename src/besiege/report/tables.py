@@ -9,6 +9,7 @@ from typing import Any
 
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
+from besiege.report.curve import Curve, curves_of
 from besiege.report.lines import Line, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
 from besiege.report.terminal import as_text
@@ -21,6 +22,7 @@ class Summary:
     name: str
     lines: tuple[Line, ...]
     worst: tuple[Worst, ...]
+    curves: tuple[Curve, ...]  # accuracy at every radius, of attacks for the nearest point
     unfinished: tuple[str, ...]  # cells with fewer rows than asked for
     notes: tuple[str, ...]  # what else is in the folder
 
@@ -60,7 +62,8 @@ def summarise(path: Path) -> Summary:
     )
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
     notes = tuple(_notes(folder, others))
-    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), waiting, notes)
+    curves = tuple(curves_of(resolved["cells"], by_cell))
+    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), curves, waiting, notes)
 
 
 def _notes(folder: RunFolder, others: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from besiege.core.stats import Interval
+from besiege.report.curve import Curve, by_threat, spelt_radius, telling
 from besiege.report.lines import Figures, Line
 
 PLAIN_WIDTH = 150
@@ -37,6 +38,8 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         groups.setdefault((line.threat, line.goal), []).append(line)
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
+    for curves in by_threat(summary.curves).values():
+        console.print(_nearest(curves, live))
     for worst in summary.worst:
         console.print(Text(str(worst)))
     for flag in sorted({f for line in summary.lines for f in line.flags}):
@@ -75,6 +78,32 @@ def _table(title: str, lines: list[Line], live: bool) -> Table:
             str(line.n) if line.n == line.expected else f"{line.n}/{line.expected}",
         )
         before = line.defense
+    return table
+
+
+def _nearest(curves: list[Curve], live: bool) -> Table:
+    """Median distances, and what stands at a few radii."""
+    first, radii = curves[0], telling(curves)
+    goal, kept = ("targeted", "target missed") if first.targeted else ("untargeted", "accuracy")
+    title = f"nearest points within {first.threat}, {goal}"
+    table = Table(title=title, box=box.SIMPLE_HEAD if live else box.ASCII2, title_justify="left")
+    table.add_column(LONG, overflow="fold")
+    table.add_column("attacker", no_wrap=True)
+    table.add_column("median distance [95 %]", justify="right", no_wrap=True)
+    for i, radius in enumerate(radii):
+        head = (
+            f"{kept} % at {spelt_radius(first, radius)}" if i == 0 else spelt_radius(first, radius)
+        )
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    before = None
+    for curve in curves:
+        if before not in (None, curve.defense):
+            table.add_section()
+        name = curve.defense if curve.defense != before else ""
+        shares = [_percent(curve.at(radius)) for radius in radii]
+        table.add_row(name, curve.recipe, curve.spelt_median, *shares, str(curve.n))
+        before = curve.defense
     return table
 
 

@@ -29,6 +29,7 @@ class Verdict(NamedTuple):
     rms: Tensor
     l1: Tensor
     l0: Tensor  # share of the entries that changed
+    size: Tensor  # distance in the threat's own ball
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def judge(
         rms=distance / entries**0.5,
         l1=row_sum(shift.abs()),
         l0=(shift != 0).flatten(1).double().mean(1),
+        size=threat.ball.size(x.double(), x0.double()),
     )
 
 

@@ -51,6 +51,7 @@ def describe(
         "threat": threat.name,
         "ball": threat.ball.name,
         "eps": threat.ball.eps,
+        **({"nearest": True} if siege.made.nearest else {}),
         "targeted": threat.targeted,
         "access": threat.access,
         "eight_bit": threat.eight_bit,

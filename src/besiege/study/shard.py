@@ -20,6 +20,7 @@ from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege
 from besiege.study.soundness import unkeyed_links
 
+SIZES = ("linf", "l2", "rms", "l1", "l0", "size")  # columns of a verdict
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
 FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
@@ -194,7 +195,7 @@ def _rows(
         "label": examples.label.cpu().numpy().astype(np.int32),
         "target": examples.target.cpu().numpy().astype(np.int32),
         "predicted": verdict.predicted.cpu().tolist(),
-        **{k: getattr(verdict, k).cpu().numpy() for k in ("linf", "l2", "rms", "l1", "l0")},
+        **{k: getattr(verdict, k).cpu().numpy() for k in SIZES},
         "claim": found.claim.double().cpu().numpy(),
         "lucky": found.lucky.cpu().numpy(),
         "forwards": found.forwards.cpu().numpy(),
