@@ -7,19 +7,19 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from besiege.study import experiment
+from besiege.study import experiment, tables
 
 # heading -> schema, in the order of the page
 TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("[data]", experiment.Data),
-    ("[model]", experiment.Model),
-    ("[[defense]]", experiment.DefenseTable),
-    ("[[defense.member]]", experiment.MemberTable),
-    ("[[threat]]", experiment.ThreatTable),
-    ("[[recipe]]", experiment.RecipeTable),
-    ("[judge]", experiment.Judge),
-    ("[keep]", experiment.Keep),
-    ("[engine]", experiment.EngineTable),
+    ("[data]", tables.Data),
+    ("[model]", tables.Model),
+    ("[[defense]]", tables.DefenseTable),
+    ("[[defense.member]]", tables.MemberTable),
+    ("[[threat]]", tables.ThreatTable),
+    ("[[recipe]]", tables.RecipeTable),
+    ("[judge]", tables.Judge),
+    ("[keep]", tables.Keep),
+    ("[engine]", tables.EngineTable),
 )
 TOP = ("name", "seed", "plugins")
 # What the schema leaves to the recipe, or to a name that says it.
