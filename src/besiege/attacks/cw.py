@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -105,7 +106,8 @@ def cw(
             w, moments = torch.where(rows(over, w), start, w), moments.forget(over)
         return s._replace(x=p.threat.project(pixels(w), p.x0), w=w, moments=moments)
 
-    return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True)
+    least = kappa if kappa > 0 else -math.inf  # points at the border itself are successes too
+    return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True, least=least)
 
 
 def _check(rate: float, c: float, searches: int, kappa: float, form: str, rival: str) -> None:

@@ -1,0 +1,489 @@
+"""Standard attacks on defenses that they never saw: python examples/standard_attacks.py [NAME]
+
+photographs: tables III, VII and VIII of Qiu et al. 2020. FGSM, I-FGSM, L-BFGS, C&W and DeepFool,
+made once on bare MobileNetV2, then judged behind FD, RDG, Rand and their pairs, on 100 photographs
+of the NIPS 2017 development set at 299 px. channels: table 3 of Dziedzic and Krishnan 2020, lossy
+channels on 200 images of CIFAR-10 that ResNet-20 gets right (data in `../shared/data`).
+
+Each ends with attackers who know the defense, and prints its tables as Markdown. Without NAME both,
+and the figure docs/images/standard_attacks.svg. On one core of a busy machine photographs take
+{photographs} minutes, channels {channels}.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import matplotlib as mpl
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from besiege.attacks.threat import L2, Linf, RmsL2, Threat
+from besiege.core.batch import l2, linf
+from besiege.core.key import Key
+from besiege.core.stats import Interval, right_shares, share_interval
+from besiege.data.catalog import load_images
+from besiege.data.images import Images
+from besiege.defenses.catalog import parse_chain
+from besiege.defenses.defense import Defense
+from besiege.models.catalog import load_model
+from besiege.models.classifier import Classifier
+from besiege.report.figures import COLOURS, STYLE
+from besiege.study.judge import Judging, judge
+from besiege.study.recipe import Opponents, Recipe, Siege
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+T = TypeVar("T")
+
+
+class Attacker(NamedTuple):
+    """One attack with its threat.
+
+    last: the point after the last step is handed over whatever it is worth, as by loops that do not
+        test their points; else the search hands over its best, or its first success.
+    check_whole: as in a recipe: each step is tried, too, where the attack itself does not ask.
+    """
+
+    name: str
+    spec: str
+    threat: Threat
+    steps: int
+    last: bool = False
+    check_whole: bool = False
+
+
+class Guard(NamedTuple):
+    """One defense: its forms, what the paper prints by attack, and whether insiders attack it."""
+
+    name: str
+    chains: Sequence[str]
+    published: Mapping[str, str] = {}
+    besieged: bool = False
+
+
+class Study(NamedTuple):
+    """What is asked; `forms` are the heads of the guards' chains, insiders ask `eot` draws."""
+
+    images: str
+    n: int
+    net: str
+    forms: Sequence[str]
+    attackers: Sequence[Attacker]
+    guards: Sequence[Guard]
+    insiders: Sequence[Attacker]
+    n_insiders: int
+    draws: int
+    eot: int
+    batch: int
+    shown: Sequence[str]  # the attackers in the figure
+
+
+class Row(NamedTuple):
+    """Of one attack behind one form of a guard."""
+
+    attack: str
+    guard: str
+    form: str
+    right: Interval
+    hit: Interval | None  # of targeted attacks
+    size: float  # median l2 length of the change
+
+
+def targeted(eps: float) -> Threat:
+    """A target in a ball of the largest change."""
+    return Threat(Linf(eps), targeted=True)
+
+
+FAR = Threat(RmsL2(1.0), targeted=True)  # any image: of those that look for the nearest
+CLEAN = Attacker("clean", "none", Threat(RmsL2(1.0)), 0)
+RELEASED = "sampling=nearest,corner=upper-left"
+PHOTOGRAPHS = Study(
+    f"nips2017:path={DATA / 'imagenet_nips2017'}",
+    100,
+    f"file:{DATA / 'imagenet_mobilenet_v2_fp16.safetensors'}",
+    ("as released", "aligned"),
+    [
+        CLEAN,
+        Attacker("FGSM .01", "fgsm", targeted(0.01), 1, last=True),
+        Attacker("FGSM .03", "fgsm", targeted(0.03), 1, last=True),
+        Attacker("I-FGSM .01", "bim", targeted(0.01), 10, last=True),
+        Attacker("I-FGSM .03", "bim", targeted(0.03), 10, last=True),
+        Attacker("L-BFGS", "l-bfgs:searches=3", FAR, 45),
+        Attacker("C&W", "cw:kappa=10,rate=0.05,c=0.1,searches=3", FAR, 60),
+        Attacker("DeepFool", "deepfool:candidates=4,sure=1", Threat(RmsL2(1.0)), 10),
+    ],
+    [
+        Guard(
+            "none",
+            ("none",),
+            {
+                "FGSM .01": "43 / 0",
+                "FGSM .03": "42 / 0",
+                "I-FGSM .01": "65 / 17",
+                "I-FGSM .03": "20 / 70",
+                "L-BFGS": "0 / 100",
+                "C&W": "6 / 94",
+            },
+        ),
+        Guard(
+            "FD",
+            ("fd:form=released", "fd"),
+            {
+                "clean": "97",
+                "FGSM .01": "64",
+                "FGSM .03": "47",
+                "I-FGSM .01": "96",
+                "I-FGSM .03": "87",
+                "C&W": "84",
+                "DeepFool": "96",
+            },
+        ),
+        Guard(
+            "RDG",
+            (f"rdg:limit=0.15,{RELEASED}", "rdg:limit=0.15"),
+            {
+                "clean": "96",
+                "FGSM .01": "66",
+                "FGSM .03": "56",
+                "I-FGSM .01": "92",
+                "I-FGSM .03": "75",
+                "C&W": "83",
+                "DeepFool": "98",
+            },
+        ),
+        Guard(
+            "FD + RDG",
+            (f"fd:form=released + rdg:limit=0.25,{RELEASED}", "fd + rdg:limit=0.25"),
+            {
+                "clean": "93",
+                "FGSM .01": "75",
+                "FGSM .03": "55",
+                "I-FGSM .01": "91",
+                "I-FGSM .03": "89",
+                "L-BFGS": "94",
+                "C&W": "83",
+                "DeepFool": "94",
+            },
+            besieged=True,
+        ),
+        Guard(
+            "Rand",
+            ("pad:form=bpda", "pad"),
+            {
+                "clean": "96",
+                "FGSM .01": "69",
+                "FGSM .03": "60",
+                "I-FGSM .01": "92",
+                "I-FGSM .03": "86",
+                "C&W": "86",
+                "DeepFool": "91",
+            },
+        ),
+        Guard(
+            "FD + Rand",
+            ("fd:form=released + pad:form=bpda", "fd + pad"),
+            {
+                "clean": "92",
+                "FGSM .01": "79",
+                "FGSM .03": "58",
+                "I-FGSM .01": "91",
+                "I-FGSM .03": "88",
+                "C&W": "86",
+                "DeepFool": "93",
+            },
+            besieged=True,
+        ),
+    ],
+    [
+        Attacker("I-FGSM .03", "bim", targeted(0.03), 10),
+        # As far as the points of C&W lie in the mean, with as few steps.
+        Attacker("C&W's distance", "pgd", Threat(RmsL2(0.02), targeted=True), 10),
+    ],
+    n_insiders=20,
+    draws=2,
+    eot=4,
+    batch=10,
+    shown=("clean", "FGSM .03", "I-FGSM .03", "L-BFGS", "C&W"),
+)
+
+NEAR = Threat(L2(20.0))
+WIDE = "convention=released,space=cifar10,clip=false"
+FGSM = "gradient-descent:rate=0.002,at=clean,step=unit"  # one sign, in ever larger steps
+OVER_CHANNELS = {"PGD, first success": "84-89", "FGSM, least step": "49-79", "L-BFGS": "79-83"}
+CHANNELS = Study(
+    f"packed:path={DATA / 'cifar10_test_subset.npz'}",
+    200,
+    f"file:{DATA / 'cifar10_resnet20.safetensors'}",
+    ("accuracy",),
+    [
+        CLEAN,
+        Attacker("C&W", "cw:rate=0.005,c=0.01,searches=5", NEAR, 500),
+        Attacker("PGD, first success", "bim:step=0.03333333", Threat(Linf(0.33)), 40),
+        Attacker("FGSM, least step", FGSM, Threat(Linf(0.1)), 50, check_whole=True),
+        Attacker("L-BFGS", "l-bfgs:searches=5", NEAR, 150),
+        Attacker("PGD 8/255, all steps", "bim", Threat(Linf(8 / 255)), 20, last=True),
+    ],
+    [
+        Guard("none", ("none",)),
+        Guard(
+            "FC 20 %",
+            ("fft:percent=20,form=released",),
+            OVER_CHANNELS | {"C&W": "85.2"},
+            besieged=True,
+        ),
+        Guard("CD 4 bits", ("bits:bits=4",), OVER_CHANNELS | {"C&W": "84.4"}, besieged=True),
+        Guard("SVD 50 %", ("svd:percent=50,space=cifar10,clip=false",), OVER_CHANNELS, True),
+        Guard(
+            "uniform .01",
+            (f"noise:kind=uniform,scale=0.01,{WIDE}",),
+            OVER_CHANNELS | {"C&W": "84.3"},
+            True,
+        ),
+        Guard(
+            "Gauss .02",
+            (f"noise:kind=gaussian,scale=0.02,{WIDE}",),
+            OVER_CHANNELS | {"C&W": "84.8"},
+            True,
+        ),
+        Guard("Laplace .02", (f"noise:kind=laplace,scale=0.02,{WIDE}",), OVER_CHANNELS, True),
+    ],
+    [
+        Attacker("C&W", "cw:rate=0.005,c=1,searches=2", NEAR, 100),
+        Attacker("PGD 8/255, all steps", "bim", Threat(Linf(8 / 255)), 20),
+    ],
+    n_insiders=50,
+    draws=8,
+    eot=4,
+    batch=50,
+    shown=("clean", "C&W", "L-BFGS", "PGD 8/255, all steps"),
+)
+STUDIES = {"photographs": PHOTOGRAPHS, "channels": CHANNELS}
+
+
+class End:
+    """A watch that keeps the points after the last step."""
+
+    def __init__(self, steps: int) -> None:
+        self.every = steps
+        self.x: Tensor | None = None
+
+    def observe(self, step: int, x: Tensor, index: Tensor) -> None:
+        """All rows: nobody is dropped where successes are no facts."""
+        self.x = x
+
+
+def chosen(study: Study, net: Classifier) -> Images:
+    """The first images that the network gets right."""
+    images = load_images(study.images)
+    some = images.take(range(min(len(images), 2 * study.n)))
+    with torch.no_grad():
+        right = torch.cat([net(x).argmax(1) for x in some.x.split(study.batch)]) == some.y
+    return images.take(right.nonzero()[: study.n, 0])
+
+
+def made(
+    attacker: Attacker, recipe: Recipe, defense: Defense, images: Images, batch: int
+) -> Tensor:
+    """The points that an attacker hands over, (N, C, H, W)."""
+    siege = Siege(defense, recipe, attacker.threat, Opponents(micro_batch=batch))
+    goal = images.targets if attacker.threat.targeted else images.y
+    assert goal is not None
+    found = []
+    for ids in torch.arange(len(images.x)).split(batch):
+        end = End(attacker.steps)
+        result = siege.attack(images.x[ids], goal[ids], Key.root(0, ids), end)
+        found.append(end.x if attacker.last and end.x is not None else result.x)
+    return torch.cat(found)
+
+
+def blind(attacker: Attacker, net: Classifier, images: Images, batch: int) -> Tensor:
+    """The points of an attacker who knows the network alone."""
+    recipe = Recipe(
+        attacker.name,
+        attack=attacker.spec,
+        steps=attacker.steps,
+        check_whole=attacker.check_whole,
+        links="skip",
+    )
+    # Behind any link that is left out a success is no fact, and the search goes on to its end.
+    chain = parse_chain("bits" if attacker.last else "none")
+    return made(attacker, recipe, Defense(chain, net), images, batch)
+
+
+def judged(
+    attacker: Attacker, guard: Guard, form: int, defense: Defense, x: Tensor, images: Images,
+    study: Study,
+) -> Row:  # fmt: skip
+    """How the points x fare behind a defense."""
+    judging = Judging(draws=study.draws, micro_batch=study.batch)
+    answers: list[list[int]] = []
+    for ids in torch.arange(len(x)).split(study.batch):
+        here, clean, key = x[ids], images.x[ids], Key.root(0, ids)
+        verdict = judge(defense, attacker.threat, here, clean, key, judging)
+        answers += verdict.predicted.tolist()
+
+    def share(label: Tensor) -> Interval:
+        return share_interval(right_shares(answers, label.tolist()))
+
+    aimed = attacker.threat.targeted and images.targets is not None
+    hit = share(images.targets) if aimed and images.targets is not None else None
+    size = float(l2(x - images.x).median())
+    return Row(attacker.name, guard.name, study.forms[form], share(images.y), hit, size)
+
+
+def oblivious(study: Study, net: Classifier, images: Images) -> tuple[list[Row], list[str]]:
+    """Every attack behind every guard, and how far each attack went, in Markdown."""
+    rows, sizes = [], []
+    for attacker in _tracked(study.attackers, "made once, judged behind each"):
+        x = blind(attacker, net, images, study.batch)
+        shift, relative = x - images.x, l2(x - images.x) / l2(images.x)
+        figures = (linf(shift).mean(), l2(shift).median(), (relative**2).mean())
+        sizes.append(f"| {attacker.name} | {' | '.join(f'{float(f):.2g}' for f in figures)} |")
+        for guard in study.guards:
+            for form, chain in enumerate(guard.chains):
+                defense = Defense(parse_chain(chain), net)
+                rows.append(judged(attacker, guard, form, defense, x, images, study))
+    return rows, sizes
+
+
+def informed(study: Study, net: Classifier, images: Images) -> list[Row]:
+    """Attackers who know everything but the draws, on the first few of the images."""
+    some = Images(*(v if v is None else v[: study.n_insiders] for v in images))
+    guards = [guard for guard in study.guards if guard.besieged]
+    rows = []
+    jobs = [(g, form, a) for g in guards for form in range(len(g.chains)) for a in study.insiders]
+    for guard, form, attacker in _tracked(jobs, "made on each"):
+        defense = Defense(parse_chain(guard.chains[form]), net)
+        recipe = Recipe(
+            attacker.name,
+            attack=attacker.spec,
+            steps=attacker.steps,
+            draws=study.eot,
+            confirm=study.eot,
+        )
+        x = made(attacker, recipe, defense, some, study.batch)
+        rows.append(judged(attacker, guard, form, defense, x, some, study))
+    return rows
+
+
+def _tracked(jobs: Sequence[T], what: str) -> Iterable[T]:
+    return track(jobs, what, console=Console(stderr=True))
+
+
+def _cell(row: Row) -> str:
+    """Accuracy with its interval, and where there was a target how often it was hit."""
+    low, high = 100 * row.right.low, 100 * row.right.high
+    cell = f"{100 * row.right.estimate:.1f} [{low:.0f}, {high:.0f}]"
+    return cell if row.hit is None else f"{cell} / {100 * row.hit.estimate:.1f}"
+
+
+def markdown(study: Study, rows: Sequence[Row], attackers: Sequence[Attacker]) -> str:
+    """A line a guard and attack: published, and each form."""
+    known = {(row.guard, row.attack, row.form): row for row in rows}
+    lines = [
+        f"| defense | attack | published | {' | '.join(study.forms)} |",
+        "|---|---|---:|" + "---:|" * len(study.forms),
+    ]
+    for guard in study.guards:
+        for attacker in attackers:
+            keys = [(guard.name, attacker.name, form) for form in study.forms]
+            if keys[0] in known:
+                cells = [_cell(known[key]) if key in known else "" for key in keys]
+                published = guard.published.get(attacker.name, "-")
+                names = f"{guard.name} | {attacker.name} | {published}"
+                lines.append(f"| {names} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sieges(study: Study, rows: Sequence[Row]) -> str:
+    """A line a guard, form and insider: accuracy, targets hit, and how far it went."""
+    lines = ["| defense | form | attack | accuracy / targets hit % | median l2 |"]
+    lines += ["|---|---|---|---:|---:|"]
+    for row in rows:
+        lines.append(f"| {row.guard} | {row.form} | {row.attack} | {_cell(row)} | {row.size:.2g} |")
+    return "\n".join(lines)
+
+
+class Found(NamedTuple):
+    """All that is measured of one study."""
+
+    oblivious: Sequence[Row]
+    informed: Sequence[Row]
+    sizes: Sequence[str]
+
+
+def measured(study: Study) -> Found:
+    """Both blocks, from files to figures."""
+    net = load_model(study.net)
+    images = chosen(study, net)
+    rows, sizes = oblivious(study, net, images)
+    return Found(rows, informed(study, net, images), sizes)
+
+
+def report(study: Study, found: Found) -> str:
+    """The tables of one study."""
+    sizes = ["| attack | mean linf | median l2 | mean (relative l2)^2 |", "|---|---:|---:|---:|"]
+    parts = (
+        markdown(study, found.oblivious, study.attackers),
+        "\n".join([*sizes, *found.sizes]),
+        sieges(study, found.informed),
+    )
+    return "\n\n".join(parts)
+
+
+def picture(found: Mapping[str, Found]) -> Figure:
+    """A panel a study: accuracy behind each guard's first form, unseen (dots) and known."""
+    figure = Figure(figsize=(4.6 * len(found), 4.2), layout="constrained")
+    for axes, (name, blocks) in zip(
+        figure.subplots(1, len(found), squeeze=False).flat, found.items(), strict=True
+    ):
+        study = STUDIES[name]
+        names = [guard.name for guard in study.guards]
+        shown = [(blocks.oblivious, attack, "o", f"{attack}, unseen") for attack in study.shown]
+        shown[0] = (*shown[0][:3], "no attack")
+        shown += [(blocks.informed, a.name, "D", f"{a.name}, known") for a in study.insiders]
+        for k, (rows, attack, mark, label) in enumerate(shown):
+            own = [r for r in rows if r.attack == attack and r.form == study.forms[0]]
+            lift = 0.8 * (k + 0.5) / len(shown) - 0.4
+            at = [names.index(row.guard) + lift for row in own]
+            middle = [100 * row.right.estimate for row in own]
+            ends = [
+                [100 * (row.right.estimate - row.right.low) for row in own],
+                [100 * (row.right.high - row.right.estimate) for row in own],
+            ]
+            axes.errorbar(
+                middle, at, xerr=ends, fmt=mark, color=COLOURS[k % len(COLOURS)], markersize=4,
+                linewidth=1, label=label,
+            )  # fmt: skip
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(-2, 102)
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.set_xlabel("accuracy %, 95 % interval")
+        axes.grid(axis="x", alpha=0.25)
+        axes.legend(
+            frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=2
+        )
+    return figure
+
+
+def main(*wanted: str) -> None:
+    """Print the tables of each study and, if it is both, draw their picture."""
+    found = {name: measured(STUDIES[name]) for name in wanted or STUDIES}
+    for name, blocks in found.items():
+        print(f"{name}\n\n{report(STUDIES[name], blocks)}\n")
+    if not wanted:
+        with mpl.rc_context(STYLE):
+            file = ROOT / "docs" / "images" / "standard_attacks.svg"
+            picture(found).savefig(file, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
