@@ -106,7 +106,7 @@ def cw(
             w, moments = torch.where(rows(over, w), start, w), moments.forget(over)
         return s._replace(x=p.threat.project(pixels(w), p.x0), w=w, moments=moments)
 
-    least = kappa if kappa > 0 else -math.inf  # points at the border itself are successes too
+    least = kappa or -math.inf  # at 0 the majority of the draws decides, not their mean margin
     return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True, least=least)
 
 
