@@ -13,9 +13,9 @@ and the figure docs/images/standard_attacks.svg. On one core of a busy machine p
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import matplotlib as mpl
 import torch
@@ -40,7 +40,8 @@ from besiege.study.recipe import Opponents, Recipe, Siege
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-T = TypeVar("T")
+CONSOLE = Console(stderr=True)
+BELOW = (0.45, -0.14)  # the axes
 
 
 class Attacker(NamedTuple):
@@ -49,6 +50,7 @@ class Attacker(NamedTuple):
     last: the point after the last step is handed over whatever it is worth, as by loops that do not
         test their points; else the search hands over its best, or its first success.
     check_whole: as in a recipe: each step is tried, too, where the attack itself does not ask.
+    n: images at most, where a step is dear.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Attacker(NamedTuple):
     steps: int
     last: bool = False
     check_whole: bool = False
+    n: int = 200
 
 
 class Guard(NamedTuple):
@@ -89,8 +92,9 @@ class Study(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Of one attack behind one form of a guard."""
+    """Of one attack behind one form of a guard, on n images."""
 
+    n: int
     attack: str
     guard: str
     form: str
@@ -116,11 +120,11 @@ PHOTOGRAPHS = Study(
         CLEAN,
         Attacker("FGSM .01", "fgsm", targeted(0.01), 1, last=True),
         Attacker("FGSM .03", "fgsm", targeted(0.03), 1, last=True),
-        Attacker("I-FGSM .01", "bim", targeted(0.01), 10, last=True),
-        Attacker("I-FGSM .03", "bim", targeted(0.03), 10, last=True),
-        Attacker("L-BFGS", "l-bfgs:searches=3", FAR, 39),
-        Attacker("C&W", "cw:kappa=10,rate=0.05,c=0.1,searches=3", FAR, 60),
-        Attacker("DeepFool", "deepfool:candidates=3,sure=1", Threat(RmsL2(1.0)), 10),
+        Attacker("I-FGSM .01", "bim", targeted(0.01), 10, last=True, n=50),
+        Attacker("I-FGSM .03", "bim", targeted(0.03), 10, last=True, n=50),
+        Attacker("L-BFGS", "l-bfgs:searches=2", FAR, 40, n=50),
+        Attacker("C&W", "cw:kappa=10,rate=0.05,c=0.1,searches=3", FAR, 60, n=50),
+        Attacker("DeepFool", "deepfool:candidates=2,sure=1", Threat(RmsL2(1.0)), 8, n=50),
     ],
     [
         Guard("none", ("none",), "- 43/0 42/0 65/17 20/70 0/100 6/94 -"),
@@ -145,9 +149,9 @@ PHOTOGRAPHS = Study(
         # As far as the points of C&W lie in the mean, with as few steps.
         Attacker("C&W's distance", "pgd", Threat(RmsL2(0.02), targeted=True), 10),
     ],
-    n_insiders=20,
+    n_insiders=10,
     draws=2,
-    eot=2,
+    eot=4,
     batch=10,
     shown=("clean", "FGSM .03", "I-FGSM .03", "L-BFGS", "C&W"),
 )
@@ -163,7 +167,7 @@ CHANNELS = Study(
     ("accuracy",),
     [
         CLEAN,
-        Attacker("C&W", "cw:rate=0.005,c=0.01,searches=5", NEAR, 250),
+        Attacker("C&W", "cw:rate=0.01,c=0.1,searches=3", NEAR, 150),
         Attacker("PGD, first success", "bim:step=0.03333333", Threat(Linf(0.33)), 40),
         Attacker("FGSM, least step", FGSM, Threat(Linf(0.1)), 50, check_whole=True),
         Attacker("L-BFGS", "l-bfgs:searches=5", NEAR, 100),
@@ -179,10 +183,10 @@ CHANNELS = Study(
         Guard("Laplace .02", (f"noise:kind=laplace,scale=0.02,{WIDE}",), f"- - {ROWS}", True),
     ],
     [
-        Attacker("C&W", "cw:rate=0.005,c=1,searches=2", NEAR, 100),
+        Attacker("C&W", "cw:rate=0.01,c=1,searches=2", NEAR, 100),
         Attacker("PGD 8/255, all steps", "bim", Threat(Linf(8 / 255)), 20),
     ],
-    n_insiders=50,
+    n_insiders=25,
     draws=8,
     eot=4,
     batch=50,
@@ -212,6 +216,12 @@ def chosen(study: Study, net: Classifier) -> Images:
     return images.take(right.nonzero()[: study.n, 0])
 
 
+def first(images: Images, n: int) -> Images:
+    """The first n of them."""
+    x, y, targets = images
+    return Images(x[:n], y[:n], None if targets is None else targets[:n])
+
+
 def made(
     attacker: Attacker, recipe: Recipe, defense: Defense, images: Images, batch: int
 ) -> Tensor:
@@ -229,13 +239,8 @@ def made(
 
 def blind(attacker: Attacker, net: Classifier, images: Images, batch: int) -> Tensor:
     """The points of an attacker who knows the network alone."""
-    recipe = Recipe(
-        attacker.name,
-        attack=attacker.spec,
-        steps=attacker.steps,
-        check_whole=attacker.check_whole,
-        links="skip",
-    )
+    name, spec, _, steps, _, check_whole, _ = attacker
+    recipe = Recipe(name, attack=spec, steps=steps, check_whole=check_whole, links="skip")
     # Behind any link that is left out a success is no fact, and the search goes on to its end.
     chain = parse_chain("bits" if attacker.last else "none")
     return made(attacker, recipe, Defense(chain, net), images, batch)
@@ -256,50 +261,44 @@ def judged(
     def share(label: Tensor) -> Interval:
         return share_interval(right_shares(answers, label.tolist()))
 
-    aimed = attacker.threat.targeted and images.targets is not None
-    hit = share(images.targets) if aimed and images.targets is not None else None
+    targets = images.targets if attacker.threat.targeted else None
+    hit = None if targets is None else share(targets)
     size = float(l2(x - images.x).median())
-    return Row(attacker.name, guard.name, study.forms[form], share(images.y), hit, size)
+    return Row(len(x), attacker.name, guard.name, study.forms[form], share(images.y), hit, size)
 
 
 def oblivious(study: Study, net: Classifier, images: Images) -> tuple[list[Row], list[str]]:
     """Every attack behind every guard, and how far each attack went, in Markdown."""
     rows, sizes = [], []
-    for attacker in _tracked(study.attackers, "made once, judged behind each"):
-        x = blind(attacker, net, images, study.batch)
-        shift, relative = x - images.x, l2(x - images.x) / l2(images.x)
+    for attacker in track(study.attackers, "made once, judged behind each", console=CONSOLE):
+        some = first(images, attacker.n)
+        x = blind(attacker, net, some, study.batch)
+        shift, relative = x - some.x, l2(x - some.x) / l2(some.x)
         figures = (linf(shift).mean(), l2(shift).median(), (relative**2).mean())
-        sizes.append(f"| {attacker.name} | {' | '.join(f'{float(f):.2g}' for f in figures)} |")
+        sizes.append(
+            f"| {attacker.name} | {len(x)} | {' | '.join(f'{float(f):.2g}' for f in figures)} |"
+        )
         for guard in study.guards:
             forms = guard.chains if attacker.name in study.shown else guard.chains[:1]
             for form, chain in enumerate(forms):
                 defense = Defense(parse_chain(chain), net)
-                rows.append(judged(attacker, guard, form, defense, x, images, study))
+                rows.append(judged(attacker, guard, form, defense, x, some, study))
     return rows, sizes
 
 
 def informed(study: Study, net: Classifier, images: Images) -> list[Row]:
     """Attackers who know everything but the draws, on the first few of the images."""
-    some = Images(*(v if v is None else v[: study.n_insiders] for v in images))
+    some = first(images, study.n_insiders)
     guards = [guard for guard in study.guards if guard.besieged]
     rows = []
     jobs = [(guard, attacker) for guard in guards for attacker in study.insiders]
-    for guard, attacker in _tracked(jobs, "made on each"):
+    for guard, attacker in track(jobs, "made on each", console=CONSOLE):
         defense = Defense(parse_chain(guard.chains[0]), net)
-        recipe = Recipe(
-            attacker.name,
-            attack=attacker.spec,
-            steps=attacker.steps,
-            draws=study.eot,
-            confirm=study.eot,
-        )
+        name, spec, _, steps, *_ = attacker
+        recipe = Recipe(name, attack=spec, steps=steps, draws=study.eot, confirm=study.eot)
         x = made(attacker, recipe, defense, some, study.batch)
-        rows.append(judged(attacker, guard, 0, defense, x, some, study))
+        rows.append(judged(attacker, guard, 0, defense, x, some, study._replace(draws=20)))
     return rows
-
-
-def _tracked(jobs: Sequence[T], what: str) -> Iterable[T]:
-    return track(jobs, what, console=Console(stderr=True))
 
 
 def _cell(row: Row) -> str:
@@ -325,12 +324,10 @@ def markdown(study: Study, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def sieges(study: Study, rows: Sequence[Row]) -> str:
-    """A line a guard, form and insider: accuracy, targets hit, and how far it went."""
-    lines = ["| defense | form | attack | accuracy / targets hit % | median l2 |"]
-    lines += ["|---|---|---|---:|---:|"]
-    for row in rows:
-        lines.append(f"| {row.guard} | {row.form} | {row.attack} | {_cell(row)} | {row.size:.2g} |")
+def sieges(rows: Sequence[Row]) -> str:
+    """A line a guard and insider: accuracy, targets hit, and how far it went."""
+    lines = ["| defense | attack | accuracy / targets hit % | median l2 |", "|---|---|---:|---:|"]
+    lines += [f"| {r.guard} | {r.attack} | {_cell(r)} | {r.size:.2g} |" for r in rows]
     return "\n".join(lines)
 
 
@@ -352,13 +349,9 @@ def measured(study: Study) -> Found:
 
 def report(study: Study, found: Found) -> str:
     """The tables of one study."""
-    sizes = ["| attack | mean linf | median l2 | mean (relative l2)^2 |", "|---|---:|---:|---:|"]
-    parts = (
-        markdown(study, found.oblivious),
-        "\n".join([*sizes, *found.sizes]),
-        sieges(study, found.informed),
-    )
-    return "\n\n".join(parts)
+    heads = "| attack | n | mean linf | median l2 | mean (relative l2)^2 |"
+    far = "\n".join([heads, "|---|---:|---:|---:|---:|", *found.sizes])
+    return "\n\n".join((markdown(study, found.oblivious), far, sieges(found.informed)))
 
 
 def picture(found: Mapping[str, Found]) -> Figure:
@@ -377,13 +370,11 @@ def picture(found: Mapping[str, Found]) -> Figure:
             lift = 0.8 * (k + 0.5) / len(shown) - 0.4
             at = [names.index(row.guard) + lift for row in own]
             middle = [100 * row.right.estimate for row in own]
-            ends = [
-                [100 * (row.right.estimate - row.right.low) for row in own],
-                [100 * (row.right.high - row.right.estimate) for row in own],
-            ]
+            ends = [[abs(100 * r.right[side] - m) for r, m in zip(own, middle, strict=True)]
+                    for side in (1, 2)]  # fmt: skip
             axes.errorbar(
-                middle, at, xerr=ends, fmt=mark, color=COLOURS[k % len(COLOURS)], markersize=4,
-                linewidth=1, label=label,
+                middle, at, xerr=ends, fmt=mark, color=COLOURS[k], markersize=4, linewidth=1,
+                label=label,
             )  # fmt: skip
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
@@ -391,9 +382,7 @@ def picture(found: Mapping[str, Found]) -> Figure:
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_xlabel("accuracy %, 95 % interval")
         axes.grid(axis="x", alpha=0.25)
-        axes.legend(
-            frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=2
-        )
+        axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=BELOW, ncols=2)
     return figure
 
 
