@@ -154,7 +154,7 @@ PHOTOGRAPHS = Study(
 NEAR = Threat(L2(20.0))
 WIDE = "convention=released,space=cifar10,clip=false"
 FGSM = "gradient-descent:rate=0.002,at=clean,step=unit"  # one sign, in ever larger steps
-ROWS = "84-89 49-79 79-83 -"  # over all channels
+ROWS = "84-89 84-89 49-79 79-83 -"  # over all channels
 CHANNELS = Study(
     f"packed:path={DATA / 'cifar10_test_subset.npz'}",
     200,
@@ -164,6 +164,7 @@ CHANNELS = Study(
         CLEAN,
         Attacker("C&W", "cw:rate=0.01,c=0.003,searches=2", NEAR, 100),
         Attacker("PGD, first success", "bim:step=0.03333333", Threat(Linf(0.33)), 40),
+        Attacker("PGD, a tenth of the step", "bim:step=0.003333333", Threat(Linf(0.33)), 60),
         Attacker("FGSM, least step", FGSM, Threat(Linf(0.1)), 50, check_whole=True),
         Attacker("L-BFGS", "l-bfgs:c=0.01,searches=4", Threat(L2(20.0), targeted=True), 80),
         Attacker("PGD 8/255, all steps", "bim", Threat(Linf(8 / 255)), 20, last=True),
