@@ -7,8 +7,8 @@ Dziedzic and Krishnan 2020, lossy channels on 200 images of CIFAR-10 that ResNet
 in `../shared/data`.
 
 Each ends with attackers who know the defense, and prints its tables as Markdown. Without NAME both,
-and the figure docs/images/standard_attacks.svg. One thread of a busy machine needs about 30 minutes
-for the photographs and 8 for the channels.
+and the figure docs/images/standard_attacks.svg. One thread takes about 16 minutes of CPU for
+the photographs and 5 for the channels.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ PHOTOGRAPHS = Study(
     ],
     [
         Attacker("I-FGSM .03", "bim", LARGE, 10),
-        # No farther than the points of C&W in the mean (0.0178), with fewer steps.
+        # No farther than the points of C&W in the mean (0.0178), with a tenth of their steps.
         Attacker("PGD, distance of C&W", "pgd", Threat(RmsL2(0.0175), targeted=True), 6),
     ],
     n_insiders=10,
