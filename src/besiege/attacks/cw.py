@@ -80,9 +80,8 @@ def cw(
     variable, pixels, slope_of = FORMS[form]
 
     def init(p: Problem) -> Searching:
-        return _begin(p, variable(p.x0), c)._replace(
-            x=p.threat.project(pixels(variable(p.x0)), p.x0)
-        )
+        w = variable(p.x0)
+        return _begin(p, w, c)._replace(x=p.threat.project(pixels(w), p.x0))
 
     def advance(p: Problem, s: Searching, t: int) -> Searching:
         if rival == "clean" and t == 0:
