@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from besiege.core.entry import Catalog, Entry
@@ -126,3 +127,39 @@ def test_clean_figures(shared):
         ["- | 1.000 | 1.000"],
         ["100 | 100"],
     ]
+
+
+def test_standard_attacks_on_digits():
+    """Points are made once on the bare network; those of one step are handed over as they are."""
+    standard = load("standard_attacks")
+    threat = standard.Threat(standard.Linf(0.2))
+    step = standard.Attacker("FGSM", "fgsm", threat, 1, last=True)
+    study = standard.CHANNELS._replace(
+        images="digits",
+        net="digits-cnn",
+        n=6,
+        attackers=[standard.CLEAN, step._replace(n=4)],
+        guards=[
+            standard.Guard("none", ("none",), "- 42/0"),
+            standard.Guard("grey", ("brightness:levels=255",), besieged=True),
+        ],
+        insiders=[step],
+        n_insiders=3,
+        batch=4,
+    )
+    found = standard.measured(study)
+    rows = {(row.guard, row.attack): row for row in found.oblivious}
+    assert rows["none", "clean"].right.estimate == 1  # they are chosen so
+    assert rows["grey", "clean"].right.estimate < 0.6  # one grey for all digits
+    assert [rows["none", name].n for name in ("clean", "FGSM")] == [6, 4]
+    net = standard.load_model(study.net)
+    some = standard.first(standard.chosen(study, net), 4)
+    leaf = some.x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(net(leaf), some.y, reduction="sum")
+    by_hand = (some.x + 0.2 * torch.autograd.grad(loss, leaf)[0].sign()).clamp(0, 1)
+    made = standard.blind(step, net, some, study.batch)
+    assert torch.allclose(made, by_hand, atol=1e-6)
+    right = float((net(by_hand).argmax(1) == some.y).double().mean())
+    assert rows["none", "FGSM"].right.estimate == right
+    assert [(row.guard, row.attack, row.n) for row in found.informed] == [("grey", "FGSM", 3)]
+    assert f"| none | FGSM | 42/0 | {100 * right:.1f} [" in standard.report(study, found)

@@ -1,5 +1,6 @@
 """Minimum-norm attacks reach the known nearest point, and are not taken in by luck."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.threat import L1, L2, Linf, RmsL2, Threat
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
+from besiege.defenses.bit_depth import BitDepth
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import (
@@ -188,6 +190,29 @@ def test_kappa_asks_for_a_margin():
         margins.append(lead(PAIR, s.x, 1 - own, own))
     assert bool((margins[0] < 1).all())
     assert bool(((margins[1] > 1.8) & (margins[1] < 3)).all()), margins[1].tolist()
+
+
+@pytest.mark.parametrize("seen", ["exact", "skip"])
+def test_a_success_short_of_kappa_is_not_handed_over(seen):
+    """On the way to a margin of 2 nearer points win by less, and are no successes of this attack.
+
+    As it is the network is certain; with its only link left out it is not.
+    """
+    own = PAIR(X).argmax(1)
+    recipe = Recipe("known", attack="cw:searches=1,c=1.0,kappa=2", steps=80, view={"bits": seen})
+    defense = Defense(Chain((BitDepth(bits=8),)), PAIR)
+    if seen == "exact":
+        recipe, defense = replace(recipe, view={}), Defense(Chain(), PAIR)
+    found = Siege(defense, recipe, Threat(L2(2.0))).attack(X, own, KEY)
+    margin = lead(PAIR, found.x, 1 - own, own)
+    assert bool((margin >= 2 - 1e-9).all()), margin.tolist()
+    assert bool((margin < 3).all())
+
+
+def test_without_a_point_of_margin_kappa_the_best_is_handed_over():
+    own = PAIR(X).argmax(1)
+    found, _ = besieged(PAIR, "cw:searches=1,c=1.0,kappa=1e6", 40, Threat(L2(0.5)), own)
+    assert bool((lead(PAIR, found.x, 1 - own, own) > 0).any())
 
 
 def test_a_fixed_rival_is_that_of_the_clean_image():

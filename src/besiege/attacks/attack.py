@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack
@@ -180,6 +181,7 @@ class Attack:
     loss: what it ascends unless the recipe names another, a spec of the loss catalog.
     nearest: it looks for the nearest point that meets the goal, not for the worst of the ball: no
         example is dropped at its first success, and of two successes the nearer one counts.
+    least: of those, only successes whose loss is at least this count: a margin that they need.
     whole: of an attack of another library, which runs to its end by itself: problem -> points
         (B, C, H, W), in the ball or not; `init` and `step` are then not called.
     """
@@ -190,6 +192,7 @@ class Attack:
     balls: tuple[str, ...] = ()
     loss: str = "cross-entropy"
     nearest: bool = False
+    least: float = -math.inf
     whole: Callable[[Problem], Tensor] | None = None
 
     @property

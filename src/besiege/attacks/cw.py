@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,9 +80,8 @@ def cw(
     variable, pixels, slope_of = FORMS[form]
 
     def init(p: Problem) -> Searching:
-        return _begin(p, variable(p.x0), c)._replace(
-            x=p.threat.project(pixels(variable(p.x0)), p.x0)
-        )
+        w = variable(p.x0)
+        return _begin(p, w, c)._replace(x=p.threat.project(pixels(w), p.x0))
 
     def advance(p: Problem, s: Searching, t: int) -> Searching:
         if rival == "clean" and t == 0:
@@ -105,7 +105,8 @@ def cw(
             w, moments = torch.where(rows(over, w), start, w), moments.forget(over)
         return s._replace(x=p.threat.project(pixels(w), p.x0), w=w, moments=moments)
 
-    return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True)
+    least = kappa or -math.inf  # at 0 the majority of the draws decides, not their mean margin
+    return Attack(init, advance, balls=EUCLIDEAN, loss="margin", nearest=True, least=least)
 
 
 def _check(rate: float, c: float, searches: int, kappa: float, form: str, rival: str) -> None:

@@ -188,10 +188,14 @@ class _Hunt:
         if self.attack.nearest:
             x0 = self.problem.x0[self.alive].repeat_interleave(x.shape[1], 0)
             size = self.problem.threat.ball.size(x.flatten(0, 1), x0).reshape(won.shape)
-            size = size.masked_fill(won <= 0.5, torch.inf)
+            size = size.masked_fill(~self.succeeds(won, loss), torch.inf)
             at = torch.where(size.isfinite().any(1), size.argmin(1), at)
         each = torch.arange(len(x), device=x.device)
         return x[each, at], won[each, at], loss[each, at]
+
+    def succeeds(self, won: Tensor, loss: Tensor) -> Tensor:
+        """Which points count for an attack that looks for the nearest, in the shape of both."""
+        return (won > 0.5) & (loss >= self.attack.least)
 
     def enter(self, index: Tensor, x: Tensor, won: Tensor, loss: Tensor) -> None:
         """Keep the rows of x that beat the best points of the examples `index`.
@@ -202,16 +206,16 @@ class _Hunt:
         better = _better(won, loss, self.best_won[index], self.best_loss[index])
         size = self.best_size[index]
         if self.attack.nearest:
-            success = won > 0.5
+            success = self.succeeds(won, loss)
             size = self.problem.threat.ball.size(x, self.problem.x0[index])
             nearer = success & (size < self.best_size[index])
             if not self.plan.certain and bool(nearer.any()):
                 where = nearer.nonzero()[:, 0]
                 won, loss = won.clone(), loss.clone()
                 won[where], loss[where] = self.confirm(index[where], x[where])
-                nearer &= won > 0.5
+                nearer &= self.succeeds(won, loss)
             better = torch.where(success | self.best_size[index].isfinite(), nearer, better)
-            size = torch.where(won > 0.5, size, torch.inf)
+            size = torch.where(self.succeeds(won, loss), size, torch.inf)
         self.best[index] = torch.where(rows(better, x), x, self.best[index])
         self.best_won[index] = torch.where(better, won, self.best_won[index])
         self.best_loss[index] = torch.where(better, loss, self.best_loss[index])
@@ -264,7 +268,7 @@ class _Hunt:
                 bests = _figures(ask(best, p.goal, key, gradient=False, draws=plan.confirm))
                 keep_best = _better(*bests, *ends)
                 if self.attack.nearest:
-                    keep_best = (bests[0] > 0.5) | (keep_best & (ends[0] <= 0.5))
+                    keep_best = self.succeeds(*bests) | (keep_best & ~self.succeeds(*ends))
                 self.best = torch.where(rows(keep_best, best), best, last)
                 key = p.key.fold("claim")
                 again = ask(self.best, p.goal, key, gradient=False, draws=plan.confirm)

@@ -26,9 +26,12 @@ def onto_l2(x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
     iterates rise from the left and end exactly; each shrinks residual times slope fourfold at
     least (Cominetti, Mascarenhas & Silva 2014), and each is in the ball.
     """
-    shift, clean = (x.double() - x0.double()), x0.double()
-    room = torch.where(shift > 0, 1 - clean, clean) ** 2
+    clean = x0.double()
+    shift = x.double() - clean
     square, bound = shift**2, radius.double() ** 2
+    if bool((row_sum(square) <= bound).all()):
+        return x.clamp(0, 1)
+    room = torch.where(shift > 0, 1 - clean, clean) ** 2
     u = torch.zeros_like(bound)
     for _ in range(NEWTON):
         free = (rows(u, x) * square < room) | (rows(u, x) == 0)
