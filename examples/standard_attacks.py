@@ -120,11 +120,11 @@ PHOTOGRAPHS = Study(
         CLEAN,
         Attacker("FGSM .01", "fgsm", SMALL, 1, last=True),
         Attacker("FGSM .03", "fgsm", LARGE, 1, last=True),
-        Attacker("I-FGSM .01", "bim", SMALL, 10, last=True, n=50),
-        Attacker("I-FGSM .03", "bim", LARGE, 10, last=True, n=50),
-        Attacker("L-BFGS", "l-bfgs:searches=2", FAR, 40, n=50),
-        Attacker("C&W", "cw:kappa=10,rate=0.05,c=0.1,searches=3", FAR, 60, n=50),
-        Attacker("DeepFool", "deepfool:candidates=2,sure=1", Threat(RmsL2(1.0)), 8, n=50),
+        Attacker("I-FGSM .01", "bim", SMALL, 10, last=True),
+        Attacker("I-FGSM .03", "bim", LARGE, 10, last=True),
+        Attacker("L-BFGS", "l-bfgs:searches=2", FAR, 60),
+        Attacker("C&W", "cw:kappa=10,rate=0.05,c=0.1,searches=3", FAR, 60),
+        Attacker("DeepFool", "deepfool:candidates=2,sure=1", Threat(RmsL2(1.0)), 8),
     ],
     [
         Guard("none", ("none",), "- 43/0 42/0 65/17 20/70 0/100 6/94 -"),
@@ -144,12 +144,12 @@ PHOTOGRAPHS = Study(
         # No farther than the points of C&W in the mean (0.0178), with a tenth of their steps.
         Attacker("PGD, distance of C&W", "pgd", Threat(RmsL2(0.0175), targeted=True), 6),
     ],
-    n_insiders=10,
+    n_insiders=20,
     draws=2,
     eot=4,
     batch=10,
     shown=("clean", "FGSM .03", "I-FGSM .03", "L-BFGS", "C&W"),
-    both=("clean", "I-FGSM .03", "C&W"),
+    both=("clean", "I-FGSM .01", "I-FGSM .03", "L-BFGS", "C&W", "DeepFool"),
 )
 
 NEAR = Threat(L2(20.0))
