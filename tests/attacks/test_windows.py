@@ -77,7 +77,7 @@ def test_a_length_is_tried_once_filling_up_has_cost_as_many_rows():
     assert lengths == [32, 32, 32, 32, 32, 32, 32, 32, 12, 32, 32, 12]
     assert tried == [12]
     assert [len(i) for _, i in windows.over(31, "forward", same)] == [32]
-    (rows, index), = list(windows.over(9, "forward", same))
+    ((rows, index),) = list(windows.over(9, "forward", same))
     assert (rows, index.tolist()) == (slice(0, 9), [*range(9), 0, 0, 0])
 
 

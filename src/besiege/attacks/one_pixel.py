@@ -93,7 +93,7 @@ def _drawn(x0: Tensor, genes: Tensor) -> Tensor:
 
 
 def _children(genes: Tensor, weight: float, best: Tensor | None, key: Key) -> Tensor:
-    """a + weight * (b - c) of three different proposals for each of P; a is `best` (B,) if given."""
+    """a + weight * (b - c) of three different proposals for each of P; a `best` (B,) if given."""
     n = genes.shape[1]
     a = key.fold("a").integers(n, n) if best is None else best[:, None].expand(-1, n)
     b = (a + 1 + key.fold("b").integers(n - 1, n)) % n

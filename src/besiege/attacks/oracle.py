@@ -110,7 +110,9 @@ class Oracle:
             self._grant()
         mean_first = self.average != "loss" and n > 1 and weights is None
         cost = n * self.view.passes
-        back = 0 if not gradient else 1 if weights is None or weights.ndim == 2 else weights.shape[1]
+        back = (
+            0 if not gradient else 1 if weights is None or weights.ndim == 2 else weights.shape[1]
+        )
         self.meter.spend(cost * (2 if gradient and mean_first else 1), cost * back)
         keys = key.spread("draw", n)
         if not gradient:
