@@ -88,21 +88,8 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
         pattern = p.key.fold("pattern").values
         return Line(p.x0, low, torch.ones_like(low), low + torch.inf, pattern)
 
-    def tried(p: Problem, s: Line, t: int) -> tuple[Tensor, Tensor]:
-        """Strengths and values of the keys of patterns, (B, points); the kept pattern's first."""
-        index = torch.arange(points, device=s.x.device, dtype=s.x.dtype)
-        # A grid that no earlier step asked, as evenly between those as can be; the first ends in 1.
-        wide = (index + (1 - t * GOLDEN) % 1 + (t == 0)) / points
-        fine = s.low[:, None] + (s.high - s.low)[:, None] * (index[:old] + 1) / (old + 1)
-        weaker = s.high[:, None] * (1 - (index[:fresh] + 1) / (2 * max(fresh, 1)))
-        found = s.size.isfinite()[:, None]
-        strength = torch.where(found, torch.cat([fine, weaker], 1), wide)
-        own = by_example(p.key.fold("pattern", t).spread("point", points).values, points)
-        kept = torch.where(found, index < old, t == 0 or fresh == 0)
-        return strength, torch.where(kept, s.pattern[:, None], own)
-
     def step(p: Problem, s: Line, t: int) -> Line:
-        strength, pattern = tried(p, s, t)
+        strength, pattern = _tried(p, s, t, old, fresh)
         each = torch.arange(len(s.x), device=s.x.device)
         some = each.repeat_interleave(points)
         noise = Key(pattern.flatten(), p.key.origins[some])
@@ -127,3 +114,21 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
         )
 
     return Attack(init, step, access="labels", nearest=True)
+
+
+def _tried(p: Problem, s: Line, t: int, old: int, fresh: int) -> tuple[Tensor, Tensor]:
+    """Strengths, and values of the keys of patterns, (B, old + fresh).
+
+    old: how many keep the pattern after a success; they come first.
+    """
+    points = old + fresh
+    index = torch.arange(points, device=s.x.device, dtype=s.x.dtype)
+    # A grid that no earlier step asked, as evenly between those as can be; the first ends in 1.
+    wide = (index + (1 - t * GOLDEN) % 1 + (t == 0)) / points
+    fine = s.low[:, None] + (s.high - s.low)[:, None] * (index[:old] + 1) / (old + 1)
+    weaker = s.high[:, None] * (1 - (index[:fresh] + 1) / (2 * max(fresh, 1)))
+    found = s.size.isfinite()[:, None]
+    strength = torch.where(found, torch.cat([fine, weaker], 1), wide)
+    own = by_example(p.key.fold("pattern", t).spread("point", points).values, points)
+    kept = torch.where(found, index < old, t == 0 or fresh == 0)
+    return strength, torch.where(kept, s.pattern[:, None], own)

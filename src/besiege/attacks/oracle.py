@@ -16,10 +16,10 @@ from torch import Tensor
 
 from besiege.attacks.loss import Loss
 from besiege.attacks.threat import Threat
-from besiege.attacks.windows import LOGITS, Windows
 from besiege.core.batch import by_example, fold_sum
 from besiege.core.errors import BadSetting, BesiegeError, one_of
 from besiege.core.key import Key
+from besiege.core.windows import LOGITS, Windows
 from besiege.defenses.defense import Deployed, tightest
 
 AVERAGES = ("loss", "probabilities", "logits")

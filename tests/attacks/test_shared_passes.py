@@ -10,9 +10,9 @@ from besiege.attacks.loss import cross_entropy, margin
 from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.threat import L0, L2, Linf, Threat
 from besiege.attacks.varied import Varied
-from besiege.attacks.windows import Windows
 from besiege.core.batch import row_sum
 from besiege.core.key import Key
+from besiege.core.windows import Windows
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
