@@ -69,9 +69,9 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
         black or white; "blur": Gaussian of s max(H, W) / 4 pixels.
     points: strengths a step: the first step asks s = 1/n, 2/n, ..., 1, each later one n strengths
         between the weakest success and the strength below it, or others of [0, 1] where there is no
-        success. Of noise only half of them keep the pattern; the others have one each of their own,
-        at half to all of the strength, and the nearest success of all goes on. Before a success
-        all have their own, but in the first step.
+        success. Of noise one point keeps the pattern; the others have one each of their own, at
+        half to all of the strength, and the nearest success of all goes on: take few points and
+        more steps (5 and 20). Before a success all have their own, but in the first step.
     repeats: draws of a decision; None for those of every reading.
     Foolbox 1.8 (as P4 ran it) tries 1000 strengths in a row, which is what 16 x 17 x 4 come to in
     three steps. Success need not be monotone in s: weaker ones between two points are not seen.
@@ -80,7 +80,7 @@ def corruption(kind: str = "contrast", points: int = 16, repeats: int | None = N
     one_of("kind", kind, KINDS, "attack corruption")
     if points < 1:
         raise BadSetting(f"attack corruption: points is at least 1, got {points}.")
-    fresh = points // 2 if kind in NOISES else 0
+    fresh = points - 1 if kind in NOISES else 0
     old = points - fresh
 
     def init(p: Problem) -> Line:
@@ -126,7 +126,7 @@ def _tried(p: Problem, s: Line, t: int, old: int, fresh: int) -> tuple[Tensor, T
     # A grid that no earlier step asked, as evenly between those as can be; the first ends in 1.
     wide = (index + (1 - t * GOLDEN) % 1 + (t == 0)) / points
     fine = s.low[:, None] + (s.high - s.low)[:, None] * (index[:old] + 1) / (old + 1)
-    weaker = s.high[:, None] * (1 - (index[:fresh] + 1) / (2 * max(fresh, 1)))
+    weaker = s.high[:, None] * (1 - (index[:fresh] + 0.5) / (2 * max(fresh, 1)))
     found = s.size.isfinite()[:, None]
     strength = torch.where(found, torch.cat([fine, weaker], 1), wide)
     own = by_example(p.key.fold("pattern", t).spread("point", points).values, points)
