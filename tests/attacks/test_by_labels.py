@@ -8,8 +8,11 @@ import pytest
 import torch
 from scipy import ndimage
 
+from besiege.attacks.attack import Problem
 from besiege.attacks.corruption import KINDS, corruption
 from besiege.attacks.hop_skip_jump import hop_skip_jump
+from besiege.attacks.loss import cross_entropy
+from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.spatial import spatial
 from besiege.attacks.surfree import surfree
 from besiege.attacks.threat import L2, Box, RmsL2, Threat
@@ -119,6 +122,26 @@ def test_the_least_contrast_is_that_of_the_formula():
     expected = strength * L2(9.0).size(grey, X)
     far = L2(9.0).size(done.x, X)
     assert torch.allclose(far[crosses], expected[crosses], rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["gaussian-noise", "uniform-noise", "salt-and-pepper"])
+def test_the_nearest_of_several_patterns_beats_all_strengths_of_the_first(kind):
+    """Of two hundred strengths of one pattern, all read."""
+    threat, made = Threat(L2(9.0), access="labels"), corruption(kind, points=10)
+    ask = Oracle(DEFENSE, cross_entropy(), threat, Meter(None), micro_batch=64)
+    p = Problem(X, OWN, Key.root(3, range(6)), ask, threat, 20)
+    state, first = made.init(p), p.key.fold("pattern")
+    for t in range(20):
+        state = made.step(p, state, t)
+    best = torch.full((6,), torch.inf, dtype=torch.float64)
+    for i in range(1, 201):
+        x = KINDS[kind](X, X.new_full((6,), i / 200), first).clamp(0, 1)
+        best = torch.where(DEFENSE.labels(x, KEY) != OWN, best.minimum(p.distance(x)), best)
+    assert bool((state.size <= 1.05 * best).all()), state.size / best
+    assert float((state.size / best).min()) < 0.9
+    own = KINDS[kind](X, state.high, Key(state.pattern, p.key.origins)).clamp(0, 1)
+    assert torch.equal(state.x, own)
+    assert bool((DEFENSE.labels(state.x, KEY) != OWN).all())
 
 
 @pytest.mark.parametrize(

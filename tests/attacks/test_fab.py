@@ -127,7 +127,7 @@ def test_the_unit_of_a_ball_does_not_matter():
 def test_passes_are_those_of_the_docstring():
     model = MODEL
     own = model(X).argmax(1)
-    for spec, forwards, backwards in (("fab:classes=2", 3, 2), ("fab-t:targets=3", 2, 1)):
+    for spec, forwards, backwards in (("fab:classes=2", 2, 2), ("fab-t:targets=3", 2, 1)):
         recipe = Recipe("r", attack=spec, steps=12)
         found = Siege(Defense(Chain(), model), recipe, Threat(Linf(1.0))).attack(X, own, KEY)
         # and the clean image, three on the last line, and the point that is handed over

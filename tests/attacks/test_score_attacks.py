@@ -88,10 +88,19 @@ def test_one_pixel_succeeds_just_beyond_its_optimum_and_not_before():
 
 def test_children_mix_three_different_parents():
     genes = torch.cat([torch.zeros(1, 7, 2), torch.eye(7)[None]], 2)[:, :, None].repeat(40, 1, 1, 1)
-    child = _children(genes, 0.5, Key.root(0, range(40)))[:, :, 0, 2:]
+    child = _children(genes, 0.5, None, Key.root(0, range(40)))[:, :, 0, 2:]
     assert torch.equal(child.amax(2), torch.ones(40, 7))  # a; it would be 1/2 if c were a
     assert torch.equal(child.sum(2), torch.full((40, 7), 1.5))  # and b, which neither a nor c is
     assert len({tuple(row) for row in child.flatten(0, 1).tolist()}) > 35
+
+
+def test_children_of_the_best_differ_from_it_by_half_a_difference_of_two():
+    genes = torch.cat([torch.zeros(1, 7, 2), torch.eye(7)[None]], 2)[:, :, None].repeat(40, 1, 1, 1)
+    best = torch.arange(40) % 7
+    child = _children(genes, 0.5, best, Key.root(0, range(40)))[:, :, 0, 2:]
+    own = child.gather(2, best[:, None, None].expand(-1, 7, 1))
+    assert torch.equal(own, torch.ones(40, 7, 1))
+    assert torch.equal(child.sum(2), torch.full((40, 7), 1.5))
 
 
 def test_parents_that_are_asked_again_cost_as_much_as_their_children():
@@ -280,6 +289,7 @@ def test_a_coin_keeps_its_true_value(spec, ball):
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
+        (lambda: one_pixel(base="bests"), UnknownName, 'Did you mean "best"?'),
         (lambda: one_pixel(population=3), BadSetting, "population >= 4 and weight > 0, got 3"),
         (lambda: local_search(factor=3), BadSetting, "factor in (0, 2]"),
         (lambda: local_search(move="cycle"), UnknownName, 'Did you mean "cyclic"?'),

@@ -163,7 +163,10 @@ class Problem:
         return Reading(loss, None, torch.cat([r.won for r in found], 1), scores)
 
     def jacobian(self, x: Tensor, weights: Tensor, step: int, *parts: int | str) -> Reading:
-        """The reading whose gradient is that of the sum of weights (B, K) times mean logits."""
+        """The reading whose gradient is that of the sum of weights (B, K) times mean logits.
+
+        Of weights (B, m, K) it is (B, m, C, H, W), for the forward passes of one.
+        """
         key = self.key.fold("step", step, *parts)
         return self.oracle(x, self.goal, key, weights=weights)
 

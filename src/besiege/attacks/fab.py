@@ -44,7 +44,7 @@ def fab(
     start: "clean", or "random" (half-way to a random point of the ball), which restarts need.
     Borders are those of the mean logits over the draws, successes those on more than half of them.
     The ball's radius is the furthest that it looks.
-    Cost: `classes` forwards and backwards a draw and step, and one forward.
+    Cost: `classes` backwards a draw and step, and two forwards.
     """
     return _attack("fab", classes, bias, overshoot, start, turns=False)
 
@@ -131,11 +131,11 @@ def _crossed(p: Problem, x: Tensor, aims: Tensor, t: int, bias: float, overshoot
     """x moved over the nearest of its linearised borders."""
     norm = _norm(p)
     nearest, normal, gain = torch.full_like(x[:, 0, 0, 0], torch.inf), x, x[:, 0, 0, 0]
-    for aim in aims.unbind(1):  # a backward pass each; the same key: the same draws
-        reading = p.jacobian(x, aim, t)
-        assert reading.scores is not None
-        assert reading.gradient is not None
-        short, slope = -row_sum(reading.scores * aim), reading.gradient
+    reading = p.jacobian(x, aims, t)  # a backward pass each
+    assert reading.scores is not None
+    assert reading.gradient is not None
+    for aim, slope in zip(aims.unbind(1), reading.gradient.unbind(1), strict=True):
+        short = -row_sum(reading.scores * aim)
         away = short.abs() / _length(slope, DUAL[norm]).clamp_min(1e-30)
         nearer = away < nearest
         nearest = torch.where(nearer, away, nearest)

@@ -86,8 +86,9 @@ class FiniteDifferences(Gradients):
                 "finite differences need scores, but the threat grants labels only: choose an "
                 "attack that needs no more (`besiege list attacks`) or grant scores."
             )
-        slope = torch.zeros_like(x)
+        many = weights is not None and weights.ndim == 3
         middle = x[:, None]
+        slope = torch.zeros_like(middle if many else x)
         for i, u in enumerate(self._directions(x, key.fold("direction"))):
             ahead = (middle + self.step * u).clamp(0, 1)
             behind = (middle - self.step * u).clamp(0, 1)
@@ -98,12 +99,15 @@ class FiniteDifferences(Gradients):
                 sides.append(_value(found, weights))
             rise = (sides[0] - sides[1]) / (2 * self.step)
             moved = (ahead - behind) / (2 * self.step)
-            along = rise[:, :, None, None, None] * torch.where(moved != 0, u**2 / moved, 0)
-            slope = slope + fold_sum(along)
+            unit = torch.where(moved != 0, u**2 / moved, 0)
+            if many:  # (B, n, m): each rise beside the same directions
+                slope = slope + fold_sum(rise[..., None, None, None] * unit[:, :, None])
+            else:
+                slope = slope + fold_sum(rise[:, :, None, None, None] * unit)
         scale = x[0].numel() if self.basis == "coordinates" else 1
         slope = slope * (scale / self.directions)
         finite = slope.flatten(1).isfinite().all(1)
-        return reading._replace(gradient=torch.where(rows(finite, x), slope, 0))
+        return reading._replace(gradient=torch.where(rows(finite, slope), slope, 0))
 
     def _directions(self, x: Tensor, key: Key) -> Iterator[Tensor]:
         """n directions for x (B, C, H, W) in parts (B, m, C, H, W), m at most TOGETHER."""
@@ -127,9 +131,13 @@ class FiniteDifferences(Gradients):
 
 
 def _value(reading: Reading, weights: Tensor | None) -> Tensor:
-    """What is differentiated, (B, m): the loss, or the weighted mean logits."""
+    """What is differentiated at n points: the loss, or the weighted mean logits.
+
+    (B, n), or (B, n, m) for weights (B, m, K).
+    """
     if weights is None:
         assert reading.loss is not None
         return reading.loss
     assert reading.scores is not None
-    return (reading.scores * weights[:, None]).sum(-1)
+    scores = reading.scores[:, :, None] if weights.ndim == 3 else reading.scores
+    return (scores * weights[:, None]).sum(-1)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from besiege.attacks.attack import Attack, Problem
 from besiege.core.batch import rows
-from besiege.core.errors import BadSetting
+from besiege.core.errors import BadSetting, one_of
 from besiege.core.key import Key
 from besiege.ops.paint import paint
+
+BASES = ("any", "best")
 
 
 class Population(NamedTuple):
@@ -22,7 +24,9 @@ class Population(NamedTuple):
     fitness: Tensor  # (B, P) the loss; minus infinity before the first step
 
 
-def one_pixel(population: int = 400, weight: float = 0.5, again: bool = False) -> Attack:
+def one_pixel(
+    population: int = 400, weight: float = 0.5, base: str = "any", again: bool = False
+) -> Attack:
     """Differential evolution over places and colours of as many pixels as the ball admits.
 
     Each proposal i has a child a + weight * (b - c) of three others, with no crossover, which takes
@@ -31,12 +35,15 @@ def one_pixel(population: int = 400, weight: float = 0.5, again: bool = False) -
     the opposite one (the paper does not say).
     population: P, at least 4; the paper's 400. Cheaper and nearly as good where images are small.
     weight: of the difference, F.
+    base: a is "any" proposal, as in the paper, or the "best" one, as in code that leaves the
+        evolution to SciPy's default; better where rounds are few.
     again: the parents are asked again, under the draws of their children. On a random defense a
         remembered loss may be a lucky draw's, which no child beats.
     The loss is the recipe's: the default, cross-entropy, orders proposals by the probability of the
     true label (or target), the paper's fitness.
     Cost: P forwards a draw and step, twice that if `again`; the first step asks the first P.
     """
+    one_of("base", base, BASES, "attack one-pixel")
     if population < 4 or not weight > 0:
         raise BadSetting(
             "attack one-pixel takes population >= 4 and weight > 0, got "
@@ -61,7 +68,8 @@ def one_pixel(population: int = 400, weight: float = 0.5, again: bool = False) -
         if t == 0:
             fitness = ask(p, genes, t)
         else:
-            own = _children(genes, weight, p.key.fold("children", t))
+            best = fitness.argmax(1) if base == "best" else None
+            own = _children(genes, weight, best, p.key.fold("children", t))
             loss = ask(p, own, t)
             fitness = ask(p, genes, t) if again else fitness
             better = loss > fitness
@@ -84,10 +92,10 @@ def _drawn(x0: Tensor, genes: Tensor) -> Tensor:
     return paint(x0, row * width + column, genes[..., 2:])
 
 
-def _children(genes: Tensor, weight: float, key: Key) -> Tensor:
-    """a + weight * (b - c) of three different proposals for each of P."""
+def _children(genes: Tensor, weight: float, best: Tensor | None, key: Key) -> Tensor:
+    """a + weight * (b - c) of three different proposals for each of P; a `best` (B,) if given."""
     n = genes.shape[1]
-    a = key.fold("a").integers(n, n)
+    a = key.fold("a").integers(n, n) if best is None else best[:, None].expand(-1, n)
     b = (a + 1 + key.fold("b").integers(n - 1, n)) % n
     c = (a + 1 + key.fold("c").integers(n - 2, n)) % n
     c = torch.where((c - a) % n >= (b - a) % n, (c + 1) % n, c)  # skips b

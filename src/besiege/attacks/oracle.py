@@ -7,7 +7,8 @@ approximation. No attack knows of either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from besiege.attacks.loss import Loss
 from besiege.attacks.threat import Threat
-from besiege.core.batch import by_example, chunks, fold_sum
+from besiege.core.batch import by_example, fold_sum
 from besiege.core.errors import BadSetting, BesiegeError, one_of
 from besiege.core.key import Key
+from besiege.core.windows import LOGITS, Windows
 from besiege.defenses.defense import Deployed, tightest
 
 AVERAGES = ("loss", "probabilities", "logits")
@@ -31,7 +33,7 @@ class Reading(NamedTuple):
     """One answer of an oracle about a batch of images; (B, n) for n points an example."""
 
     loss: Tensor | None  # (B,) mean over the draws; None if the threat gives labels only
-    gradient: Tensor | None  # (B, C, H, W) of that mean; None if not asked or not granted
+    gradient: Tensor | None  # (B, C, H, W) of that mean, (B, m, C, H, W) of m weights, or None
     won: Tensor  # (B,) share of the draws on which the goal is met
     scores: Tensor | None  # (B, K) mean logits over the draws; None if labels only
 
@@ -60,8 +62,10 @@ class Oracle:
 
     average: "loss" (mean loss), or the loss of the mean "probabilities" or "logits"; the latter two
         cost one more forward a draw when a gradient is asked.
-    micro_batch: rows (examples x draws) that the network sees at once, always exactly that many.
-    Cost: draws x view.passes forwards, and as many backwards when a gradient is asked.
+    micro_batch: rows (examples x draws) that the network sees at once; fewer are filled up, but for
+        those lengths in which rows have the same bits (see `Windows`).
+    Cost: draws x view.passes forwards, and as many backwards when a gradient is asked; m times as
+    many for m weights, which share the forwards.
     """
 
     view: Deployed
@@ -71,8 +75,10 @@ class Oracle:
     draws: int = 1
     average: str = "loss"
     micro_batch: int = 32
+    windows: Windows = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "windows", Windows(self.micro_batch))
         if self.draws < 1 or self.micro_batch < 1:
             raise BadSetting(
                 f"an oracle takes draws >= 1 and micro_batch >= 1, got {self.draws} and "
@@ -94,7 +100,7 @@ class Oracle:
 
         x: (B, n, C, H, W) without gradient asks n points an example, each with draws of its own.
         weights: (B, K), if given the gradient is that of their sum with the mean logits, not of the
-            loss.
+            loss; (B, m, K) for m gradients, (B, m, C, H, W).
         Raises BudgetSpent; BadSetting where the threat does not grant what is asked.
         """
         n = self.draws if draws is None else draws
@@ -104,7 +110,10 @@ class Oracle:
             self._grant()
         mean_first = self.average != "loss" and n > 1 and weights is None
         cost = n * self.view.passes
-        self.meter.spend(cost * (2 if gradient and mean_first else 1), cost if gradient else 0)
+        back = (
+            0 if not gradient else 1 if weights is None or weights.ndim == 2 else weights.shape[1]
+        )
+        self.meter.spend(cost * (2 if gradient and mean_first else 1), cost * back)
         keys = key.spread("draw", n)
         if not gradient:
             return self._reading(self._logits(x, n, keys), None, goal)
@@ -143,12 +152,33 @@ class Oracle:
 
     def _logits(self, x: Tensor, n: int, keys: Key) -> Tensor:
         """(B, n, K) logits, forward only."""
-        parts = []
+        parts, same = [], partial(self._same, x, False)
         with torch.no_grad():
-            for window, index in chunks(len(keys), self.micro_batch, x.device):
+            for window, index in self.windows.over(len(keys), "forward", same, x.device):
                 logits = self.view.logits(x[index // n], keys[index])
                 parts.append(logits[: window.stop - window.start])
         return by_example(torch.cat(parts), n)
+
+    def _same(self, like: Tensor, gradient: bool, rows: int) -> bool:
+        """Whether noise shaped like x has the same bits in batches of `rows` as in full ones."""
+        done, tried = 0, 0
+        while done < LOGITS:
+            key = Key.root(tried, range(self.micro_batch)).to(like.device)
+            noise = key.uniform(*like.shape[1:], dtype=like.dtype)
+            found = []
+            for count in (self.micro_batch, rows):
+                x = noise[:count].clone().requires_grad_(gradient)
+                with torch.set_grad_enabled(gradient):
+                    logits = self.view.logits(x, key[:count])
+                if gradient:
+                    found.append(_gradient(logits.logsumexp(-1), x)[:rows])
+                found.append(logits.detach()[:rows])
+            half = len(found) // 2
+            pairs = zip(found[:half], found[half:], strict=True)
+            if not all(torch.equal(*pair) for pair in pairs):
+                return False
+            done, tried = done + found[-1].numel(), tried + 1
+        return True
 
     def _weights(self, logits: Tensor, goal: Tensor) -> Tensor:
         """Gradient of the loss of the mean with respect to each draw's logits, (B*n, K)."""
@@ -160,16 +190,23 @@ class Oracle:
         self, x: Tensor, n: int, keys: Key, goal: Tensor, weights: Tensor | None
     ) -> Reading:
         slopes, outputs = [], []
-        for window, index in chunks(len(keys), self.micro_batch, x.device):
+        same = partial(self._same, x, True)
+        for window, index in self.windows.over(len(keys), "backward", same, x.device):
             real = window.stop - window.start
             owner = index // n
             leaf = x[owner].detach().requires_grad_()
             logits = self.view.logits(leaf, keys[index])
             if weights is None:
                 value = self.loss(logits, goal[owner], self.threat.targeted) / n
+                slope = _gradient(value, leaf)
+            elif weights.ndim == 2:
+                slope = _gradient((logits * weights[index]).sum(-1), leaf)
             else:
-                value = (logits * weights[index]).sum(-1)
-            slopes.append(_gradient(value, leaf)[:real])
+                values = (logits[:, None] * weights[index]).sum(-1).unbind(1)
+                last = len(values) - 1
+                each = [_gradient(v, leaf, keep=i < last) for i, v in enumerate(values)]
+                slope = torch.stack(each, 1)
+            slopes.append(slope[:real])
             outputs.append(logits.detach()[:real])
         slope = fold_sum(by_example(torch.cat(slopes), n))
         finite = slope.flatten(1).isfinite().all(1)
@@ -200,9 +237,12 @@ class Oracle:
         return Reading(loss, slope, won, fold_sum(logits) / n)
 
 
-def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
-    """Gradient of the summed value; zero where the graph is cut (a white-box view of a codec)."""
+def _gradient(value: Tensor, leaf: Tensor, keep: bool = False) -> Tensor:
+    """Gradient of the summed value; zero where the graph is cut (a white-box view of a codec).
+
+    keep: the graph for another one.
+    """
     if not value.requires_grad:
         return torch.zeros_like(leaf)
-    slope = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0]
+    slope = torch.autograd.grad(value.sum(), leaf, retain_graph=keep, allow_unused=True)[0]
     return torch.zeros_like(leaf) if slope is None else slope

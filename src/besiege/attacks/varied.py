@@ -83,11 +83,12 @@ class Varied(Gradients):
                 copy = self._shrunk(leaf, own) / 2**i
             reading = oracle(copy.detach(), goal, own, draws=draws, weights=weights)
             here = reading if itself else here
-            slopes.append(torch.autograd.grad(copy, leaf, reading.gradient)[0])
+            slopes.append(_pulled(copy, leaf, reading.gradient))
         if here is None:
             here = oracle(x, goal, key, gradient=False, draws=draws)
         mean = fold_sum(torch.stack(slopes, 1)) / self.copies
-        return here._replace(gradient=smoothed(mean, self.kernel))
+        smooth = smoothed(mean.flatten(0, -4), self.kernel)
+        return here._replace(gradient=smooth.reshape(mean.shape))
 
     def _shrunk(self, x: Tensor, key: Key) -> Tensor:
         """Some of the images smaller, on black."""
@@ -106,6 +107,15 @@ class Varied(Gradients):
         within = inside[0][:, None, :, None] & inside[1][:, None, None, :]
         small = torch.where(within, gathered(x, *source), 0)
         return torch.where(rows(key.fold("vary").bernoulli(self.probability), x), small, x)
+
+
+def _pulled(copy: Tensor, leaf: Tensor, slope: Tensor | None) -> Tensor:
+    """The gradient at a copy, (B, C, H, W) or (B, m, C, H, W), as that at what it was made of."""
+    assert slope is not None
+    if slope.ndim == 4:
+        return torch.autograd.grad(copy, leaf, slope)[0]
+    each = [torch.autograd.grad(copy, leaf, s, retain_graph=True)[0] for s in slope.unbind(1)]
+    return torch.stack(each, 1)
 
 
 def smoothed(x: Tensor, kernel: int) -> Tensor:

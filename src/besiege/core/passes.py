@@ -18,16 +18,22 @@ class _Pass:
     """One forward pass: the key of its images, and how many calls of stages have drawn so far."""
 
     key: Key
+    parts: tuple[int | str, ...]  # that are still to be folded in
     calls: int = 0
+
+    def folded(self) -> Key:
+        """The key; folded only once a stage asks, since most networks have none."""
+        self.key, self.parts = self.key.fold(*self.parts), ()
+        return self.key
 
 
 _current: ContextVar[_Pass | None] = ContextVar("current", default=None)
 
 
 @contextmanager
-def passing(key: Key) -> Iterator[None]:
-    """Inside, random stages draw for the images of one batch from `key` (B,)."""
-    token = _current.set(_Pass(key))
+def passing(key: Key, *parts: int | str) -> Iterator[None]:
+    """Inside, random stages draw for the images of one batch from `key` (B,), `parts` folded in."""
+    token = _current.set(_Pass(key, parts))
     try:
         yield
     finally:
@@ -36,7 +42,7 @@ def passing(key: Key) -> Iterator[None]:
 
 def pass_key() -> Key:
     """The key of the pass under way, (B,). Raises BadModel outside of `passing`."""
-    return _under_way().key
+    return _under_way().folded()
 
 
 def stage_key(x: Tensor) -> Key:
@@ -51,7 +57,7 @@ def stage_key(x: Tensor) -> Key:
             "images, which must stay on the first axis."
         )
     now.calls += 1
-    return now.key.fold("stage", now.calls)
+    return now.folded().fold("stage", now.calls)
 
 
 def _under_way() -> _Pass:

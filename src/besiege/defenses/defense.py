@@ -283,12 +283,14 @@ class Defense(Deployed):
         # One after another: memory stays that of one pass, and a larger one would not be faster.
         for i in range(self.vote.n):
             seen = self.seen(x, key, i)
-            with passing(key.fold("vote", i).fold(STAGES, "stages")):
+            with passing(key, "vote", i, STAGES, "stages"):
                 votes.append(self.classifier(seen))
         return torch.stack(votes, 1)
 
     def seen(self, x: Tensor, key: Key, i: int = 0) -> Tensor:
         """What the classifier is given of x under draw i of one vote."""
+        if not self.links:
+            return x
         shape = (x.shape[1], x.shape[2], x.shape[3])
         return self.chain.forward(x, self.chain.draw(key.fold("vote", i), shape))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from besiege.core.batch import row_sum, rows
+from besiege.core.batch import l2, row_sum, rows
 
 NEWTON = 64  # steps at most; see `onto_l2`
 BRACKETED = 128  # of which every other one halves the interval: 64 bits
@@ -26,12 +26,15 @@ def onto_l2(x: Tensor, x0: Tensor, radius: Tensor) -> Tensor:
     iterates rise from the left and end exactly; each shrinks residual times slope fourfold at
     least (Cominetti, Mascarenhas & Silva 2014), and each is in the ball.
     """
-    clean = x0.double()
-    shift = x.double() - clean
-    square, bound = shift**2, radius.double() ** 2
-    if bool((row_sum(square) <= bound).all()):
-        return x.clamp(0, 1)
+    out = (l2(x.double() - x0.double()) > radius.double()).nonzero()[:, 0]
+    inside = x.clamp(0, 1)
+    if len(out) == 0:
+        return inside
+    if len(out) < len(x):
+        return inside.index_copy(0, out, onto_l2(x[out], x0[out], radius[out]))
+    shift, clean = (x.double() - x0.double()), x0.double()
     room = torch.where(shift > 0, 1 - clean, clean) ** 2
+    square, bound = shift**2, radius.double() ** 2
     u = torch.zeros_like(bound)
     for _ in range(NEWTON):
         free = (rows(u, x) * square < room) | (rows(u, x) == 0)
