@@ -33,16 +33,23 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    first: Shares, second: Shares, draws: tuple[int, int] = (1, 1), confidence: float = 0.95
+    first: Shares,
+    second: Shares,
+    draws: tuple[int, int] = (1, 1),
+    confidence: float = 0.95,
+    levels: int = 1,
 ) -> Comparison:
     """The paired comparison of per-example shares on the same images.
 
     first, second: (n,) share of draws[0] and draws[1] answers that were right.
     One answer each (deterministic defenses): McNemar's exact test, and the interval of Bonett and
-    Price 2012. Else the two-level paired bootstrap, exactly (`bootstrap.law_of_difference`): its
-    percentile interval, and the p at which that interval begins to hold 0. One pair in which only
-    the first is right and one in which only the second is are added before resampling, as Bonett
-    and Price do. Raises BadSetting for shares that are no pairs.
+    Price 2012. Else the paired bootstrap, exactly (`bootstrap.law_of_difference`): its percentile
+    interval, and the p at which that interval begins to hold 0. One pair in which only the first is
+    right and one in which only the second is are added before resampling, as Bonett and Price do.
+
+    levels: 2 to resample the draws within images too, which is wider than need be: draws are most
+        of what differs between pairs, and they would count twice (coverage: examples/coverage.py).
+    Raises BadSetting for shares that are no pairs.
 
     >>> print(compare(np.array([1.0] * 9), np.array([1.0] * 3 + [0.0] * 6)))
     +66.7 points [+15.8, +93.3], p = 0.031 (McNemar, n = 9)
@@ -56,7 +63,7 @@ def compare(
         return Comparison(len(first), *means, interval, mcnemar(*only), "McNemar")
     ones, zeros = np.ones(PAD), np.zeros(PAD)
     law = law_of_difference(
-        np.concatenate([first, ones, zeros]), np.concatenate([second, zeros, ones]), draws
+        np.concatenate([first, ones, zeros]), np.concatenate([second, zeros, ones]), draws, levels
     )
     tail, gap = (1 - confidence) / 2, means[0] - means[1]
     interval = Interval(gap, min(gap, law.quantile(tail)), max(gap, law.quantile(1 - tail)))
