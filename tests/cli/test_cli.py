@@ -39,6 +39,8 @@ def test_help_names_every_command():
         "list",
         "explain",
         "report",
+        "compare",
+        "certify",
     ):
         assert command in done.stdout
 

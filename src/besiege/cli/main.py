@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from besiege.cli import attack, demo, evaluate, explain, judge, listing, protect, quilt, report, run
+from besiege.cli import (
+    attack,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    judge,
+    listing,
+    protect,
+    quilt,
+    report,
+    run,
+)
 from besiege.core.errors import BesiegeError
 
 INTERRUPTED = 130
@@ -27,6 +39,7 @@ app.command("protect")(protect.protect)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.add_typer(quilt.app, name="quilt")
 
 
