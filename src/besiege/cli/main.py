@@ -8,6 +8,7 @@ import typer
 
 from besiege.cli import (
     attack,
+    certify,
     compare,
     demo,
     evaluate,
@@ -40,6 +41,7 @@ app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("certify")(certify.certify)
 app.add_typer(quilt.app, name="quilt")
 
 

@@ -59,17 +59,32 @@ class Certificates:
     samples: int
     alpha: float
 
-    def curve(self, label: Tensor, radii: list[float] | None = None) -> tuple[CurvePoint, ...]:
-        """Certified accuracy at some radii; by default at nine, up to the largest.
+    def curve(self, label: Tensor, radius: float | None = None) -> tuple[CurvePoint, ...]:
+        """Certified accuracy at nine radii from 0 to the largest, and at `radius`.
 
         label: (n,) the true ones.
         """
         y = label.cpu().numpy()
-        if radii is None:
-            most = float(np.max(self.radius, initial=0.0, where=self.answer == y))
-            radii = np.linspace(0, most, 9).tolist()
+        most = float(np.max(self.radius, initial=0.0, where=self.answer == y))
+        radii = {*np.linspace(0, most, 9).tolist(), *([] if radius is None else [radius])}
         answered = self.answer != ABSTAIN
-        return certified_curve(self.answer == y, answered, self.radius, radii)
+        return certified_curve(self.answer == y, answered, self.radius, sorted(radii))
+
+    def sentence(self, label: Tensor) -> str:
+        """What was certified, in a line."""
+        n, right = len(self.answer), self.answer == label.cpu().numpy()
+        none = int(np.sum(self.answer == ABSTAIN))
+        radius, answering = (float(np.median(r[right])) if right.any() else 0.0 for r in self._both)
+        return (
+            f"{int(right.sum())} of {n} right, {none} without an answer; of those right half have a "
+            f"{self.channel.norm} radius of at least {radius:.4g}, within which the vote gives this "
+            f"answer or abstains; it gives it within {answering:.4g} (median). {self.samples:,} "
+            f"samples; each certificate is wrong with a chance of {self.alpha:g} at most"
+        )
+
+    @property
+    def _both(self) -> tuple[Floats, Floats]:
+        return self.radius, self.answering
 
     def violated(self, x0: Tensor, x: Tensor, found: Tensor) -> Tensor:
         """Rows that refute their certificate: x (n, C, H, W) within the radius of x0, but answered
