@@ -72,19 +72,17 @@ class Certificates:
 
     def sentence(self, label: Tensor) -> str:
         """What was certified, in a line."""
-        n, right = len(self.answer), self.answer == label.cpu().numpy()
+        right = self.answer == label.cpu().numpy()
         none = int(np.sum(self.answer == ABSTAIN))
-        radius, answering = (float(np.median(r[right])) if right.any() else 0.0 for r in self._both)
+        some = bool(right.any())
+        most, sure = (np.median(r[right]) if some else 0 for r in (self.radius, self.answering))
         return (
-            f"{int(right.sum())} of {n} right, {none} without an answer; of those right half have a "
-            f"{self.channel.norm} radius of at least {radius:.4g}, within which the vote gives this "
-            f"answer or abstains; it gives it within {answering:.4g} (median). {self.samples:,} "
-            f"samples; each certificate is wrong with a chance of {self.alpha:g} at most"
+            f"{int(right.sum())} of {len(right)} right, {none} without an answer. Of those right, "
+            f"half have an {self.channel.norm} radius of {most:.4g} or more, within which the vote "
+            f"gives this answer or abstains, and half of {sure:.4g} or more, within which it gives "
+            f"it. {self.samples:,} samples an image; a certificate is wrong with a chance of "
+            f"{self.alpha:g} at most."
         )
-
-    @property
-    def _both(self) -> tuple[Floats, Floats]:
-        return self.radius, self.answering
 
     def violated(self, x0: Tensor, x: Tensor, found: Tensor) -> Tensor:
         """Rows that refute their certificate: x (n, C, H, W) within the radius of x0, but answered
