@@ -72,10 +72,10 @@ def pairs(run: Path, other: Path | None = None) -> tuple[Pair, ...]:
     """Every comparison that a run folder allows, or two of them, on the ids that both sides have.
 
     One run: the attackers of each defense, by accuracy (by success if targeted); the defenses
-    without attack, and each under the attacker that is worst for it. Two runs: defenses and
-    attackers of the same names, and the defenses of the one with those of the other at their worst.
-    All p are corrected together (Holm). Raises BadRun for folders that hold no run, whose images
-    differ, or in which nothing can be paired.
+    without attack, and each under the attacker that is worst for it. Two runs: attackers of the
+    same names on defenses of the same names, and the defenses of the one with those of the other,
+    likewise. All p are corrected together (Holm). Raises BadRun for folders that hold no run, whose
+    images differ, or in which nothing can be paired.
     """
     cells = _cells(run)
     if other is None:
@@ -102,10 +102,11 @@ def show(found: Sequence[Pair], stream: TextIO) -> None:
     )
     for title in dict.fromkeys((p.threat, p.what) for p in found):
         console.print(_table(title, [p for p in found if (p.threat, p.what) == title], live))
+    plural = "s" if len(found) > 1 else ""
     console.print(
-        f"{len(found)} comparisons; p is corrected for all of them (Holm). A difference is called "
-        f"one where p <= {LEVEL:g}. To tell {100 * TOLD:g} points: the images that would, 4 times "
-        "of 5, without correction."
+        f"{len(found)} comparison{plural}; p is corrected for all (Holm); they differ where p <= "
+        f"{LEVEL:g}.\nTo tell {100 * TOLD:g} points: so many images find such a difference 4 times "
+        "of 5, in one comparison."
     )
 
 
@@ -166,20 +167,40 @@ def _defenses(cells: Sequence[_Cell]) -> Iterator[_Found]:
 
 
 def _across(cells: Sequence[_Cell], others: Sequence[_Cell]) -> Iterator[_Found]:
-    """Like with like, and the defenses of one run with those of the other."""
-    for one, two in product(cells, others):
-        same = all(one.record[k] == two.record[k] for k in ("defense", "recipe"))
-        if one.group == two.group and same:
-            title = f"{one.record['defense']}, {one.record['recipe']}"
-            a, b = _side(one, f"{title} (1)", "label"), _side(two, f"{title} (2)", "label")
-            if _meet(a, b):
-                yield one.group, "both runs (accuracy)", a, b
+    """Cells of the same names, and the defenses of one run with those of the other."""
     for group in dict.fromkeys(cell.group for cell in cells):
-        first, second = (list(_worsts([c for c in s if c.group == group])) for s in (cells, others))
-        for a, b in product(first, second):
-            if _meet(a, b):
-                a, b = (s._replace(title=f"{s.title} ({i})") for i, s in ((1, a), (2, b)))
-                yield group, "defenses of both runs, at their worst (accuracy)", a, b
+        own, theirs = ([c for c in side if c.group == group] for side in (cells, others))
+        clean = [
+            [_side(c, c.record["defense"], "label") for c in s if c.control] for s in (own, theirs)
+        ]
+        worst = [list(_worsts(side)) for side in (own, theirs)]
+        like = [
+            (_side(a, _title(a)), _side(b, _title(b)))
+            for a, b in product(own, theirs)
+            if _like(a, b)
+        ]
+        measure = "success" if own[0].record["targeted"] else "accuracy"
+        for what, both in (
+            (f"attackers of the same names ({measure})", like),
+            ("defenses, no attack (accuracy)", product(*clean)),
+            ("defenses, at their worst (accuracy)", product(*worst)),
+        ):
+            for a, b in both:
+                if _meet(a, b):
+                    yield group, what, _of_run(a, 1), _of_run(b, 2)
+
+
+def _title(cell: _Cell) -> str:
+    return f"{cell.record['defense']}, {cell.record['recipe']}"
+
+
+def _like(one: _Cell, two: _Cell) -> bool:
+    """Whether they are the same attacker on a defense of the same name."""
+    return _title(one) == _title(two) and not one.control
+
+
+def _of_run(side: _Side, number: int) -> _Side:
+    return side._replace(title=f"{side.title} ({number})")
 
 
 def _side(cell: _Cell, title: str, wanted: str = "") -> _Side:
