@@ -111,7 +111,7 @@ def _counts(shares: Shares, draws: int, levels: int) -> NDArray[np.float64]:
     """
     count = np.clip(shares, 0.0, 1.0)[:, None]
     if levels == 1:
-        return np.maximum(0.0, 1 - np.abs(np.arange(draws + 1) - count * draws))
+        return np.asarray(np.maximum(0.0, 1 - np.abs(np.arange(draws + 1) - count * draws)))
     return np.asarray(binom.pmf(np.arange(draws + 1), draws, count), dtype=np.float64)
 
 

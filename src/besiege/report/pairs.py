@@ -65,7 +65,7 @@ class _Cell(NamedTuple):
 
     def right(self, i: int, wanted: str = "label") -> np.ndarray[Any, np.dtype[np.bool_]]:
         row = self.rows[i]
-        return np.asarray(row["predicted"]) == row[wanted]
+        return np.asarray(np.asarray(row["predicted"]) == row[wanted])
 
 
 def pairs(run: Path, other: Path | None = None) -> tuple[Pair, ...]:

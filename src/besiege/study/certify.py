@@ -189,20 +189,21 @@ def channel_of(defense: Deployed) -> Channel:
             "here is about their mean. Certify a member."
         )
     links = _flat(defense.parts[0].chain)
-    noisy = [i for i, link in enumerate(links) if _smoothing(link)]
+    noise = [_smoothing(link) for link in links]
+    first = next(iter(noise), None)
+    if first is not None:
+        return Channel(*first)
     kinds = ", ".join(LAWS)
-    if not noisy:
+    if not any(noise):
         raise BadSetting(
             f'nothing can be certified of the chain "{defense.name}": no link of it adds {kinds} '
             'noise to the image. Begin it with one, as in "noise:kind=gaussian,scale=0.25".'
         )
-    if noisy[0] > 0:
-        raise BadSetting(
-            f'nothing can be certified of the chain "{defense.name}": {links[0].name} changes the '
-            "image before the noise is added, and a small change may be a large one behind it. Put "
-            "the noise first: whatever follows it is part of the classifier that is smoothed."
-        )
-    return Channel(*_smoothing(links[0]))
+    raise BadSetting(
+        f'nothing can be certified of the chain "{defense.name}": {links[0].name} changes the image '
+        "before the noise is added, and a small change may be a large one behind it. Put the noise "
+        "first: whatever follows it is part of the classifier that is smoothed."
+    )
 
 
 def _certifiable(defense: Deployed, alpha: float) -> tuple[Channel, Defense, float]:
