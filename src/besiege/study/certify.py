@@ -200,9 +200,9 @@ def channel_of(defense: Deployed) -> Channel:
             'noise to the image. Begin it with one, as in "noise:kind=gaussian,scale=0.25".'
         )
     raise BadSetting(
-        f'nothing can be certified of the chain "{defense.name}": {links[0].name} changes the image '
-        "before the noise is added, and a small change may be a large one behind it. Put the noise "
-        "first: whatever follows it is part of the classifier that is smoothed."
+        f'nothing can be certified of the chain "{defense.name}": {links[0].name} changes the '
+        "image before the noise is added, and a small change may be a large one behind it. Put the "
+        "noise first: whatever follows it is part of the classifier that is smoothed."
     )
 
 
