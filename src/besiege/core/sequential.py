@@ -38,7 +38,7 @@ def confidence_sequence(shares: Shares, confidence: float = 0.95) -> Sequence:
 
     shares: (n,) in [0, 1], in the order in which the images came, which must be a random one.
     The hedged betting sequence of Waudby-Smith and Ramdas 2023 (arXiv:2010.09686, theorem 3) with
-    predictable plug-in stakes (eq. 26): against each mean m of a grid two gamblers bet, one on more
+    its predictable plug-in stakes: against each mean m of a grid two gamblers bet, one on more
     and one on less, none more than half of the wealth; a mean against which half the one's wealth
     or half the other's ever reaches 1 / alpha is ruled out for good. The limits are a grid step
     outside of what is left. Cost: n x 1001 numbers.
@@ -88,7 +88,7 @@ def first_stop(shares: Shares, threshold: float, confidence: float = 0.95) -> St
 
 
 def _stakes(shares: Shares, alpha: float) -> NDArray[np.float64]:
-    """The bets (n,) of eq. 26, from the images before: sqrt(2 log(2/alpha) / (v t log(1+t)))."""
+    """The bets (n,), each from the images before: sqrt(2 log(2/alpha) / (v t log(1+t)))."""
     t = np.arange(1, len(shares) + 1)
     mean = (0.5 + np.cumsum(shares)) / (t + 1)
     variance = (0.25 + np.cumsum((shares - mean) ** 2)) / (t + 1)
