@@ -17,7 +17,6 @@ from besiege.study.experiment import Experiment
 from besiege.study.progress import Event
 from besiege.study.run import run_experiment
 
-
 IN_ORDER = 20  # so many labels are not in order by chance
 
 
