@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from besiege.models.classifier import Classifier as Classifier
     from besiege.study.adaptive import plan as plan
     from besiege.study.bridge import bridge as bridge
+    from besiege.study.certify import certify as certify
     from besiege.study.descent import descent as descent
     from besiege.study.imitation import imitate as imitate
     from besiege.study.judge import judge as judge
@@ -83,6 +84,7 @@ _HOMES = {
     "Threat": "attacks.threat",
     "Transform": "defenses.transform",
     "bridge": "study.bridge",
+    "certify": "study.certify",
     "descent": "study.descent",
     "evaluate": "evaluation",
     "from_callable": "models.callable",

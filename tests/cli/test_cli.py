@@ -39,6 +39,8 @@ def test_help_names_every_command():
         "list",
         "explain",
         "report",
+        "compare",
+        "certify",
     ):
         assert command in done.stdout
 
@@ -72,6 +74,27 @@ def test_attack_prints_a_table_and_report_prints_it_again(tmp_path):
     again = besiege("report", "run", cwd=tmp_path)
     assert again.stdout == done.stdout
     assert (tmp_path / "run" / "report.html").read_bytes() == page
+
+
+def test_compare_prints_pairs_of_a_run(tmp_path):
+    recipes = ("--recipe", "bpda", "--recipe", "oblivious")
+    done = besiege("attack", "--defense", "bits", *recipes, *SMALL, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = besiege("compare", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"\| bpda +\| oblivious +\|", found.stdout)
+    assert "1 comparison; p is corrected" in found.stdout
+
+
+def test_certify_prints_a_curve_and_draws_it(tmp_path):
+    args = ("--defense", "noise:scale=0.2", "--model", "digits-cnn", "--n", "3", "--samples", "60")
+    done = besiege("certify", *args, "--radius", "0.1", "--figure", "curve.svg", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| +0.1 \| +\d+.\d \[", done.stdout)
+    assert "3 of 3 right" in done.stdout
+    assert "160/160" in done.stderr
+    assert (tmp_path / "curve.svg").read_text().startswith("<svg")
+    assert besiege("certify", *args, "--radius", "0.1", cwd=tmp_path).stdout in done.stdout
 
 
 def test_run_resumes(tmp_path):
@@ -130,6 +153,12 @@ MISTAKES = [
         'No model at "',
     ),
     (["judge"], "give RUN, or all of"),
+    (["compare", "."], "holds no run"),
+    (["certify", "--defense", "bits", "--model", "digits-cnn"], "no link of it adds gaussian"),
+    (
+        ["certify", "--defense", "noise", "--model", "digits-cnn", "--samples", "5"],
+        "at least 10 are needed",
+    ),
     (["judge", "."], "holds no run"),
     (["judge", ".", "--model", "digits-cnn"], "RUN says what to judge"),
     (

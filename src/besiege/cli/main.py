@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from besiege.cli import attack, demo, evaluate, explain, judge, listing, protect, quilt, report, run
+from besiege.cli import (
+    attack,
+    certify,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    judge,
+    listing,
+    protect,
+    quilt,
+    report,
+    run,
+)
 from besiege.core.errors import BesiegeError
 
 INTERRUPTED = 130
@@ -27,6 +40,8 @@ app.command("protect")(protect.protect)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("certify")(certify.certify)
 app.add_typer(quilt.app, name="quilt")
 
 

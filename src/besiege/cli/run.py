@@ -27,6 +27,13 @@ def run(
         str | None,
         typer.Option(metavar="K/N", help="Only the K-th of N parts; all may share one run folder."),
     ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="End once each defense's accuracy is known to lie above or below this, in [0, 1].",
+        ),
+    ] = None,
     save_images: options.SaveImages = False,
     change: options.Change = None,
 ) -> None:
@@ -38,5 +45,13 @@ def run(
     changes = options.changes(change, save_images)
     changes += [f"engine.kind={engine}"] if engine else []
     changes += [f'engine.address="{address}"'] if address else []
-    part = Part.parse(shard) if shard else Part()
-    siege(load_experiment(experiment, changes), out or Path("runs") / experiment.stem, part)
+    loaded, folder = load_experiment(experiment, changes), out or Path("runs") / experiment.stem
+    if until is None:
+        siege(loaded, folder, Part.parse(shard) if shard else Part())
+        return
+    from besiege.cli.siege import siege_until
+    from besiege.core.errors import BadSetting
+
+    if shard:
+        raise BadSetting("--until looks at the run as a whole: leave out --shard.")
+    siege_until(loaded, folder, until)

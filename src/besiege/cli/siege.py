@@ -38,6 +38,18 @@ def siege(experiment: Experiment, out: Path, part: Part | None = None) -> None:
         _report(out)
 
 
+def siege_until(experiment: Experiment, out: Path, threshold: float) -> None:
+    """Run `experiment` until each defense is told from `threshold`; print what is known."""
+    from besiege.cli.progress import Display
+    from besiege.study.until import run_until
+
+    with Display(sys.stderr) as display:
+        found = run_until(experiment, out, threshold, display)
+    _report(out)
+    for told in found:
+        print(told)
+
+
 def _report(out: Path) -> None:
     from besiege.report.page import write_report
     from besiege.report.tables import summarise

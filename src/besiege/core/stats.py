@@ -112,11 +112,21 @@ def worst_case(right: Sequence[NDArray[np.bool_]]) -> Shares:
     [0.0]
     """
     if any(r.shape[1] < 2 for r in right):
+        return worst_each(right)
+    candidates = [worst_each(right), *(r.mean(1) for r in right)]
+    return np.asarray(min(candidates, key=np.mean))
+
+
+def worst_each(right: Sequence[NDArray[np.bool_]]) -> Shares:
+    """Share right of each example under its worst recipe, from that example's draws alone.
+
+    As `worst_case`, without its look at one recipe for all examples.
+    """
+    if any(r.shape[1] < 2 for r in right):
         return np.asarray(np.min([r.mean(1) for r in right], axis=0))
     first = np.stack([r[:, ::2].mean(1) for r in right])
     second = np.stack([r[:, 1::2].mean(1) for r in right])
     rows = np.arange(first.shape[1])
     one = second[np.argmin(first, axis=0), rows]
     other = first[np.argmin(second, axis=0), rows]
-    candidates = [(one + other) / 2, *(r.mean(1) for r in right)]
-    return np.asarray(min(candidates, key=np.mean))
+    return np.asarray((one + other) / 2)

@@ -50,8 +50,9 @@ class Noise(Transform):
         of the channel, in pixels 1.10 to 1.11 and 1.07 to 1.09. These need 3 channels.
     clip: cut the sum to [0, 1]; that code does not, and what leaves the range is no image.
 
-    Exact given the draw; "identity" is the same but where clipped. Source: Dziedzic and Krishnan
-    2020 (arXiv:2002.03080), and the code released with it.
+    As the first link before a majority vote it can be certified, see `besiege certify`. Exact given
+    the draw; "identity" is the same but where clipped. Source: Dziedzic and Krishnan 2020
+    (arXiv:2002.03080), and the code released with it.
 
     >>> import torch
     >>> Noise(kind="uniform", scale=0.25).forward(torch.tensor([0.5, 0.9]), torch.tensor([-1.0, 1]))
@@ -86,11 +87,21 @@ class Noise(Transform):
                 f"noise: space={self.space} needs images of {len(ranges)} channels, got "
                 f"{x.shape[1]}; space=pixels takes any."
             )
-        unit = self.scale * getattr(CONVENTIONS[self.convention], self.kind)
-        widths = [unit * r for r in ranges]
+        widths = self._widths
         width = widths[0] if len(widths) == 1 else x.new_tensor(widths).reshape(-1, 1, 1)
         y = x + draw.to(x.dtype) * width
         return y.clamp(0, 1) if self.clip else y
+
+    @property
+    def _widths(self) -> list[float]:
+        """Deviation, half-width or scale b for each channel, or for all of them."""
+        unit = self.scale * getattr(CONVENTIONS[self.convention], self.kind)
+        return [unit * r for r in RANGES[self.space]]
+
+    @property
+    def smoothing(self) -> tuple[str, float]:
+        """What can be certified of it: the kind of noise, and its least width in any channel."""
+        return self.kind, min(self._widths)
 
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:

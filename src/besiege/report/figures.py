@@ -52,7 +52,7 @@ def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]
             axes.legend(
                 frameon=False, fontsize=7.5, loc="upper left" if targeted else "upper right"
             )
-        return _svg(figure)
+        return svg(figure)
 
 
 def _own(axes: Any, line: Line, traces: Sequence[Mapping[str, Any]], colour: str) -> None:
@@ -146,10 +146,10 @@ def dots(lines: Sequence[Line]) -> str:
         axes.set_xlabel("accuracy %, 95 % interval")
         axes.grid(axis="x", alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+        return svg(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure's SVG element, with ink in the page's own colour."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -1,0 +1,72 @@
+"""`besiege certify`: radii that no attack can cross."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from besiege.cli import options
+
+
+def certify(
+    defense: options.Chain,
+    model: options.Network,
+    vote: Annotated[
+        str, typer.Option(help="What is deployed; a majority that abstains without its quorum.")
+    ] = "majority:draws=100,quorum=0.655",
+    data: Annotated[str, typer.Option(help="See `besiege list data`.")] = "digits",
+    n: Annotated[int, typer.Option(help="How many images, at random; 0 for all.", min=0)] = 100,
+    samples: Annotated[int, typer.Option(help="Draws an image that bound its radius.")] = 1000,
+    select: Annotated[int, typer.Option(help="Draws an image before, to choose its answer.")] = 100,
+    alpha: Annotated[float, typer.Option(help="Chance that a certificate is wrong.")] = 0.001,
+    radius: Annotated[
+        float | None, typer.Option(help="One that shall be certifiable, and is on the curve.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of images and draws.")] = 0,
+    micro_batch: Annotated[int, typer.Option(help="Rows that the network sees at once.")] = 128,
+    figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
+) -> None:
+    """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
+    from besiege.cli.progress import Display
+    from besiege.core.errors import BadSetting
+    from besiege.core.key import Key
+    from besiege.data.catalog import load_images
+    from besiege.defenses.catalog import parse_chain
+    from besiege.defenses.defense import VOTES, Defense
+    from besiege.models.catalog import load_model
+    from besiege.report.certified import curve_figure, show_curve
+    from besiege.study.certify import certify as certify_images
+    from besiege.study.judge import check_images
+
+    if figure is not None and figure.suffix.lower() != ".svg":
+        raise BadSetting(f'a figure is an .svg file, not "{figure}".')
+    images = load_images(data)
+    order = Key.root(seed, [0]).fold("which images").permutation(len(images))[0]
+    ids = sorted(order[: n or len(images)].tolist())
+    x, y, _ = images.take(ids)
+    network = load_model(model, shape=images.shape)
+    check_images(x, y, network.num_classes, network.channels, ids)
+    deployed = Defense(parse_chain(defense), network, VOTES.build(vote))
+    with Display(sys.stderr) as display:
+        found = certify_images(
+            deployed,
+            x,
+            Key.root(seed, ids),
+            samples=samples,
+            select=select,
+            alpha=alpha,
+            radius=radius,
+            micro_batch=micro_batch,
+            on_event=display,
+        )
+    curve = found.curve(y, radius)
+    norm = found.channel.norm
+    show_curve(curve, norm, sys.stdout)
+    print(found.sentence(y))
+    if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_text(curve_figure(curve, norm, defense), encoding="utf-8")
+        print(f"figure: {figure}")

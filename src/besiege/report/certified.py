@@ -1,0 +1,69 @@
+"""A certified-accuracy curve as a table of text, and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TextIO
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from besiege.core.stats import Interval
+from besiege.report.figures import COLOURS, STYLE, svg
+from besiege.report.terminal import PLAIN_WIDTH
+
+
+class Point(Protocol):
+    """See `core.smoothing.CurvePoint`."""
+
+    @property
+    def radius(self) -> float:
+        """In the norm of the channel."""
+        ...
+
+    @property
+    def of_all(self) -> Interval:
+        """Share of all images."""
+        ...
+
+    @property
+    def of_answered(self) -> Interval | None:
+        """Share of those with an answer."""
+        ...
+
+
+def show_curve(curve: Sequence[Point], norm: str, stream: TextIO) -> None:
+    """Print certified accuracy at each radius; plain where `stream` is no terminal."""
+    live = stream.isatty()
+    table = Table(box=box.SIMPLE_HEAD if live else box.ASCII2)
+    for name in (f"{norm} radius", "certified %, of all [95 %]", "of those answered [95 %]"):
+        table.add_column(name, justify="right")
+    for point in curve:
+        table.add_row(f"{point.radius:.4g}", _percent(point.of_all), _percent(point.of_answered))
+    width = None if live else PLAIN_WIDTH
+    Console(file=stream, width=width, no_color=not live, highlight=False).print(table)
+
+
+def curve_figure(curve: Sequence[Point], norm: str, title: str) -> str:
+    """Certified accuracy of all images against the radius, with its 95 % band, as SVG text."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.subplots()
+        radii = [p.radius for p in curve]
+        axes.plot(radii, [100 * p.of_all.estimate for p in curve], color=COLOURS[0])
+        low, high = ([100 * p.of_all[i] for p in curve] for i in (1, 2))
+        axes.fill_between(radii, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel(f"{norm} radius")
+        axes.set_ylabel("certified accuracy %")
+        axes.set_ylim(-3, 103)
+        return svg(figure)
+
+
+def _percent(share: Interval | None) -> str:
+    if share is None:
+        return "-"
+    return f"{100 * share.estimate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
