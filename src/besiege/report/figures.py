@@ -110,7 +110,7 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
         axes.legend(
             frameon=False, fontsize=7.5, loc="lower right" if first.targeted else "upper right"
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def dots(lines: Sequence[Line]) -> str:
