@@ -29,7 +29,7 @@ def record(cell, defense, recipe, targeted=False):
 def rows(cell, right, ids=None, target=-1, label=0):
     """Answers right (n, draws) bool; wrong ones say 1."""
     n = len(right)
-    zeros = {k: np.zeros(n) for k in ("linf", "l2", "rms", "l1", "l0", "seconds")}
+    zeros = {k: np.zeros(n) for k in ("linf", "l2", "rms", "l1", "l0", "size", "seconds")}
     return {
         "cell": [cell] * n,
         "id": np.arange(n) if ids is None else np.asarray(ids),
