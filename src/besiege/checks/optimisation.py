@@ -139,8 +139,7 @@ def accuracy_rises(e: Radii) -> Symptom | None:
     """Does robust accuracy rise with eps?
 
     Figure: the largest mean difference of the same examples between a radius and a smaller one.
-    Threshold: its 95 % interval (widened for the number of pairs by asking 1.96 sqrt(pairs)-fold of
-    none: the lower limit of each must be above 0 and the rise above 2 points). Whether it falls to
+    Threshold: its 95 % interval is above 0 and the rise above 2 points. Whether accuracy falls to
     chance is check 13.
     """
     pairs = [(i, j) for i in range(len(e.eps)) for j in range(i + 1, len(e.eps))]

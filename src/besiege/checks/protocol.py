@@ -10,7 +10,7 @@ import numpy as np
 from besiege.checks.finding import WARN, Array, Symptom, paired, percent, points, where
 from besiege.core.stats import share_interval
 
-SLACK = 1e-6
+SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
 HALF = 0.05
 USED = 0.5
@@ -33,10 +33,10 @@ class Sizes:
 def outside_threat(e: Sizes) -> Symptom | None:
     """Are the points inside the threat?
 
-    Figure: how many are larger than eps (1 + 1e-6), have pixels outside [0, 1], or were refused by
-    the judge. Threshold: none.
+    Figure: how many are larger than eps (1 + 1e-6), beyond the rounding of float32, have pixels
+    outside [0, 1], or were refused by the judge. Threshold: none.
     """
-    bad = e.size > e.eps * (1 + SLACK) + 1e-12
+    bad = e.size > e.eps * (1 + SLACK) + ROUNDING
     for mask in (
         None if e.low is None else e.low < 0,
         None if e.high is None else e.high > 1,

@@ -52,9 +52,9 @@ class Answers:
 def one_draw_flips(e: Answers) -> Symptom | None:
     """Would the verdict of one draw differ from that of many?
 
-    Figure: the probability that one draw disagrees with the majority, mean over examples. Threshold:
-    2 %. Where 10 draws or more were judged and their mean is the score it is a note: no figure here
-    rests on one draw.
+    Figure: the probability that one draw disagrees with the majority, mean over examples.
+    Threshold: 2 %. Where 10 draws or more were judged and their mean is the score it is a note: no
+    figure here rests on one draw.
     """
     k = e.right.shape[1]
     if k < 2:
