@@ -148,14 +148,27 @@ class Elsewhere:
     other: Array
 
 
-def shared_draws(e: Repeats | Streams | Elsewhere) -> Symptom | None:
+@dataclass(frozen=True)
+class Unkeyed:
+    """link: its name; differs: it answers differently to the same image and draw; draws: it says
+    that it is random."""
+
+    link: str
+    differs: bool
+    draws: bool
+
+
+def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     """Does the judge draw afresh?
 
-    Three kinds of evidence. A defense that calls itself random is asked with several keys: figure,
+    Four kinds of evidence. A defense that calls itself random is asked with several keys: figure,
     the number of different outputs; threshold, more than one. Streams that attacker and judge
     share: none may be. Accuracy on the judge's draws against draws of another seed: the 95 %
-    interval of the paired difference holds 0.
+    interval of the paired difference holds 0. A link that answers differently to one image and
+    draw: it must say that it is random; if it does, its rows are fair and can never be made again.
     """
+    if isinstance(e, Unkeyed):
+        return _unkeyed(e)
     if isinstance(e, Repeats):
         if e.distinct > 1 or e.asked < 2:
             return None
@@ -187,6 +200,18 @@ def shared_draws(e: Repeats | Streams | Elsewhere) -> Symptom | None:
         "The points fit the judge's draws: judge on a stream that no attacker can name.",
         where(e.other != e.judged),
     )
+
+
+def _unkeyed(e: Unkeyed) -> Symptom | None:
+    if not e.differs:
+        return None
+    says = f"{e.link} answers differently to the same image and draw"
+    if e.draws:
+        means = "it keeps a generator of its own, and its rows can never be made again."
+        do = "Let it draw from the key, or from the global generators (Opaque)."
+        return Symptom(1, 0, f"{says}: {means}", do, level=NOTE)
+    means = "it says that it draws nothing, and would be judged once."
+    return Symptom(1, 0, f"{says}: {means}", "Give Opaque is_random=True.")
 
 
 @dataclass(frozen=True)

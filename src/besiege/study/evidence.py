@@ -164,8 +164,7 @@ def common(cells: Sequence[Cell]) -> list[Cell]:
     if not shared:
         return []
     return [
-        Cell(c.record, [r for r in c.rows if r["id"] in shared], c.traces, c.attacks)
-        for c in cells
+        Cell(c.record, [r for r in c.rows if r["id"] in shared], c.traces, c.attacks) for c in cells
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -100,7 +100,8 @@ def _alone(cell: Cell) -> Iterator[Exhibit]:
     eps = float(cell.record.get("eps", np.inf))
     norm = cell.record["ball"]
     size = cell.column(norm) if norm in NORMS else np.zeros(len(cell.rows))
-    yield 36, Sizes(size, eps if norm in NORMS else np.inf, refused=refused, ids=cell.ids), about, own
+    bound = eps if norm in NORMS else np.inf
+    yield 36, Sizes(size, bound, refused=refused, ids=cell.ids), about, own
     if cell.control:
         return
     if norm in NORMS[:1] and cell.record.get("eight_bit"):
@@ -227,7 +228,7 @@ def _across(cells: Sequence[Cell], select: str) -> Iterator[Exhibit]:
     for number, setting in ((15, "steps"), (16, "restarts")):
         for group in _sets(attacked, lambda c, s=setting: (_where(c), c.alike(s))):  # type: ignore[misc]
             group = sorted(group, key=lambda c, s=setting: c.settings[s])  # type: ignore[misc]
-            for less, more in zip(group, group[1:], strict=False):
+            for less, more in pairwise(group):
                 factor = more.settings[setting] / max(less.settings[setting], 1)
                 about = f"{less.title} and {more.recipe}"
                 yield number, _pair(less, more, factor), about, [less, more]
