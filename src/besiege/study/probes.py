@@ -149,7 +149,8 @@ def derivative_of_link(stage: Stage, key: Key) -> Differences | None:
 
 def _differences(f: Callable[[Tensor], Tensor], x: Tensor, key: Key) -> Differences | None:
     """Of <v, f(x)> along random directions, v random; None where f has no graph in float64."""
-    z = x.detach().double().clamp(INWARD, 1 - INWARD)
+    z = x.detach().double().clamp(INWARD, 1 - 2 * INWARD)
+    z = z + INWARD * key.fold("apart").uniform(*x.shape[1:]).to(z)  # no two entries are equal
     try:
         with torch.enable_grad():
             leaf = z.clone().requires_grad_()
