@@ -36,8 +36,9 @@ FUNCTION_LINES = 60
 # Folders of one floor that may meet, one way: a Defense holds a Classifier, the demo network is
 # trained on the digits.
 SAME_FLOOR = {("defenses", "models"), ("models", "data")}
-# Parquet is the contract between study and report, so report knows the folders' format alone.
-REPORT_MAY = ("core.store", "core.stats", "core.errors")
+# Parquet is the contract between study and report, so report knows the folders' format alone, and
+# what a finding in them is.
+REPORT_MAY = ("core.store", "core.stats", "core.errors", "checks.finding")
 # Where components live, and the files of the folder that a component may import. What is named
 # catalog or __init__ may import its whole folder, and no component may import it.
 PROTOCOLS = {

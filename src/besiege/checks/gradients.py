@@ -14,7 +14,7 @@ NOISY = 0.2  # cosine of two independent means
 FLAT, FLAT_SHARE = 1e-6, 0.05  # a saturated loss, and on how many examples
 THIRD = 0.01  # share of steps on which the label ranks third
 LUCK = 0.5  # of examples on which a step of no use beats one at random
-MOVED = 1.0  # pixels
+MOVED, CLEAR = 1.0, 0.3  # pixels; correlation at the peak
 
 
 @dataclass(frozen=True)
@@ -234,10 +234,10 @@ def shifted_surrogate(e: Displacement) -> Symptom | None:
 
     Figure: pixels between the peak of the cross-correlation of the forward change with the
     surrogate's and zero. Threshold: one pixel, where the peak is half as high again as the value at
-    zero and at least 0.1 (two unrelated changes have a peak too).
+    zero and at least 0.3 (a mirrored or unrelated change has a peak too: 0.13 was seen).
     """
     distance = float(np.hypot(*e.shift))
-    if distance < MOVED or e.peak < 0.1 or e.peak < 1.5 * e.still:
+    if distance < MOVED or e.peak < CLEAR or e.peak < 1.5 * e.still:
         return None
     right, down = e.shift
     return Symptom(

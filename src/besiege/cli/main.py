@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from besiege.cli import attack, demo, evaluate, explain, judge, listing, protect, quilt, report, run
+from besiege.cli import (
+    attack,
+    check,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    judge,
+    listing,
+    protect,
+    quilt,
+    report,
+    run,
+)
 from besiege.core.errors import BesiegeError
 
 INTERRUPTED = 130
@@ -26,6 +39,8 @@ app.command("judge")(judge.judge)
 app.command("protect")(protect.protect)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
+app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
 app.add_typer(quilt.app, name="quilt")
 

@@ -354,7 +354,22 @@ def _masked(seed: int) -> list[Finding]:
         Recipe("bpda", loss="margin", steps=10),
         Recipe("oblivious", loss="margin", links="skip", steps=10),
         Recipe("square", attack="square", links="as-is", steps=150),
-        Recipe("surrogate identity", loss="margin", links="identity", steps=10),
+    )
+    return examine(cells(defense, recipes, Threat(Linf(0.2)), seed))
+
+
+def _two_surrogates(seed: int) -> list[Finding]:
+    defense = behind(Claiming(_coarse, _misled))
+    recipes = tuple(Recipe(how, loss="margin", links=how, steps=10) for how in ("best", "identity"))
+    return examine(cells(defense, recipes, Threat(Linf(0.2)), seed))
+
+
+def _left_out(seed: int) -> list[Finding]:
+    """Two links, one of them seen through a surrogate that misleads, or left out."""
+    defense = behind(Claiming(_coarse, _misled), Claiming(_moved, identity, "moved by 2"))
+    recipes = (
+        Recipe("bpda", loss="margin", view={"moved by 2": "moved"}, steps=10),
+        Recipe("without", loss="margin", view={"own": "skip", "moved by 2": "moved"}, steps=10),
     )
     return examine(cells(defense, recipes, Threat(Linf(0.2)), seed))
 
@@ -368,7 +383,11 @@ BROKEN: tuple[Broken, ...] = (
         (8,),
         lambda s: visited(behind(Claiming(_moved, identity)), s),
     ),
-    Broken("warp, identity", (7,), lambda s: visited(behind(Seen(RandomDistortion(limit=0.9))), s)),
+    Broken(
+        "warp, identity",
+        (7,),
+        lambda s: visited(behind(Seen(RandomDistortion(limit=0.9, cells=2))), s),
+    ),
     Broken("gradient at the clean image", (21,), _frozen_at_clean),
     Broken("last point, not the best", (12,), _last_point),
     Broken("step 1e-5", (11, 17), _small_steps),
@@ -389,7 +408,9 @@ BROKEN: tuple[Broken, ...] = (
     Broken("one draw for a verdict", (29,), _one_draw),
     Broken("gradient scaled by 1/4", (3,), lambda s: visited(behind(Claiming(_quarter)), s)),
     Broken("3 steps", (15,), _three_steps),
-    Broken("masked, with other attackers", (22, 23, 25), _masked),
+    Broken("masked, with other attackers", (22, 23), _masked),
+    Broken("two surrogates, one misled", (25,), _two_surrogates),
+    Broken("a link better left out", (26,), _left_out),
     Broken(
         "optimises inside",
         (41,),

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
 from besiege.report.figures import curves, dots
-from besiege.report.lines import Line
+from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
 from besiege.report.tables import Summary, summarise
 
@@ -67,6 +67,7 @@ def _grids(summary: Summary) -> list[dict[str, Any]]:
                 if (w.threat, w.targeted) == (threat, lines[0].targeted)
             },
             "dots": Markup(dots(lines)),
+            "findings": touching(summary.findings, lines),
         }
         for (threat, goal), lines in groups.items()
     ]

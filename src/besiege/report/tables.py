@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.report.lines import Line, Worst, line_of, worsts_of
@@ -23,6 +24,7 @@ class Summary:
     worst: tuple[Worst, ...]
     unfinished: tuple[str, ...]  # cells with fewer rows than asked for
     notes: tuple[str, ...]  # what else is in the folder
+    findings: tuple[Finding, ...] = ()  # of checks, gravest first
 
     def __str__(self) -> str:
         return as_text(self)
@@ -60,7 +62,8 @@ def summarise(path: Path) -> Summary:
     )
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
     notes = tuple(_notes(folder, others))
-    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), waiting, notes)
+    findings = tuple(map(from_record, folder.findings()))
+    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), waiting, notes, findings)
 
 
 def _notes(folder: RunFolder, others: int) -> Iterator[str]:
