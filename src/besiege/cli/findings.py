@@ -28,8 +28,8 @@ def show(findings: Sequence[Finding], title: str) -> bool:
         box=box.SIMPLE_HEAD if live else box.ASCII2,
         show_lines=not live,
     )
-    for name in ("level", "check", "where", "figure", "threshold", "what, and what to do"):
-        table.add_column(name, overflow="fold", justify="right" if "ure" in name else "left")
+    for heading in ("level", "check", "where", "figure", "threshold", "what, and what to do"):
+        table.add_column(heading, overflow="fold")
     for f in findings:
         examples = f" Examples {', '.join(map(str, f.examples))}." if f.examples else ""
         table.add_row(

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from besiege.attacks.loss import margin
 from besiege.attacks.threat import Linf, RmsL2, Threat
@@ -24,13 +23,27 @@ from besiege.core.batch import by_example
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.defenses.defense import Defense, Majority
-from besiege.defenses.feature_distillation import FeatureDistillation
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.noise import Noise
 from besiege.defenses.random_distortion import RandomDistortion
-from besiege.defenses.transform import Chain, Shape, Surrogate, Transform, identity
+from besiege.defenses.transform import Chain, Transform, identity
+from besiege.laws.broken_links import (
+    Claiming,
+    Reseeded,
+    Scaled,
+    Seen,
+    by_numpy,
+    coarse,
+    in_training,
+    misled,
+    modelled,
+    moved_by_two,
+    network,
+    quarter,
+    restoring,
+    signs,
+)
 from besiege.laws.problems import code_images, coin_defense
-from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.study.doctor import RECIPE, doctor
 from besiege.study.evidence import Cell, cells_of
@@ -62,11 +75,6 @@ def digits(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Other n digits for every seed."""
     x, y, _ = load_images("digits").take(range(seed * n, (seed + 1) * n))
     return x, y
-
-
-def network() -> Classifier:
-    """The small network of the digits."""
-    return load_model("digits-cnn")
 
 
 def behind(*links: Transform, model: Classifier | None = None) -> Defense:
@@ -109,140 +117,6 @@ def _rows(columns: Mapping[str, list[object]]) -> list[dict[str, object]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-# Links
-
-
-@dataclass(frozen=True)
-class Seen(Transform):
-    """A link that shows attackers only one of its surrogates, as if there were no better."""
-
-    link: Transform
-    only: str = "identity"
-
-    @property
-    def name(self) -> str:
-        """The link's own."""
-        return self.link.name
-
-    def draw(self, key: Key, shape: Shape) -> object:  # type: ignore[override]
-        """The link's own."""
-        return self.link.draw(key, shape)
-
-    def forward(self, x: Tensor, draw: object) -> Tensor:
-        """The link's own."""
-        return self.link.forward(x, draw)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """One."""
-        return {self.only: self.link.surrogates.get(self.only, identity)}
-
-
-@dataclass(frozen=True, eq=False)
-class Claiming(Transform):
-    """A deterministic function that claims an exact gradient; or with a surrogate of its own."""
-
-    f: Callable[[Tensor], Tensor]
-    surrogate: Surrogate | None = None
-    name: str = "own"
-
-    def forward(self, x: Tensor, draw: object) -> Tensor:
-        """f."""
-        return self.f(x)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """ "exact", or that which was given."""
-        if self.surrogate is None:
-            return {"exact": self.forward}
-        return {"own": self.surrogate}
-
-
-@dataclass(frozen=True)
-class Reseeded(Transform):
-    """Noise from a generator that is seeded anew in every call: the same for ever."""
-
-    scale: float = 0.1
-    name: str = "reseeded"
-
-    def draw(self, key: Key, shape: Shape) -> Tensor:
-        """Drawn, and not looked at."""
-        return key.normal(*shape)
-
-    def forward(self, x: Tensor, draw: Tensor) -> Tensor:
-        """x and noise of seed 0."""
-        own = Key.root(0, [0] * len(x), x.device).fold("own").normal(*x.shape[1:])
-        return (x + self.scale * own).clamp(0, 1)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """Exact."""
-        return {"exact": self.forward}
-
-
-def _by_numpy(x: Tensor) -> Tensor:
-    """A soft contrast, computed outside torch."""
-    return torch.from_numpy(np.clip(0.9 * x.detach().numpy() + 0.05, 0, 1))
-
-
-def _sign(x: Tensor) -> Tensor:
-    return torch.sign(x - 0.5) / 2 + 0.5
-
-
-def _quarter(x: Tensor) -> Tensor:
-    """The image, with a quarter of its gradient."""
-    return x.detach() + (x - x.detach()) / 4
-
-
-def _moved(x: Tensor) -> Tensor:
-    """Feature distillation that hands its output on two pixels lower and to the right."""
-    return FeatureDistillation().forward(x, None).roll((2, 2), (-2, -1))
-
-
-def _coarse(x: Tensor) -> Tensor:
-    return (x.detach() * 15).round() / 15
-
-
-def _misled(x: Tensor, draw: object) -> Tensor:
-    """A gradient in a random direction, fixed for each place."""
-    return x * Key.root(7, [0] * len(x)).fold("misled").normal(*x.shape[1:]).to(x)
-
-
-def _restoring(x: Tensor) -> Tensor:
-    """Some steps of gradient descent on an energy: autograd inside the forward pass."""
-    z = x.detach()
-    for _ in range(2):
-        with torch.enable_grad():
-            leaf = z.clone().requires_grad_()
-            rough = (leaf[..., 1:] - leaf[..., :-1]).square().sum()
-            z = z - 0.05 * torch.autograd.grad(rough, leaf)[0]
-    return z.clamp(0, 1)
-
-
-class _Scaled(nn.Module):
-    """Logits times a factor, or their softmax."""
-
-    def __init__(self, factor: float = 1.0, softmax: bool = False) -> None:
-        super().__init__()
-        self.inner = network()
-        self.factor, self.softmax = factor, softmax
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What it does to (B, K) logits."""
-        logits: Tensor = self.factor * self.inner(x)
-        return logits.softmax(-1) if self.softmax else logits
-
-
-def _modelled(module: nn.Module) -> Classifier:
-    return Classifier(module.eval(), 10, name="broken", channels=1)
-
-
-def _in_training() -> Classifier:
-    classifier = _modelled(nn.Sequential(nn.BatchNorm2d(1), network().network))
-    classifier.network[0].train()  # type: ignore[index]
-    return classifier
-
-
 # Evaluations
 
 
@@ -252,26 +126,18 @@ def _frozen_at_clean(seed: int) -> list[Finding]:
 
 
 def _last_point(seed: int) -> list[Finding]:
-    """Large constant steps that jump over the border and back, and the last point handed over."""
+    """A fresh start and one step at each step, and the last of these points handed over."""
     (x, y), model, loss = digits(MORE, seed), network(), margin()
-    eps, z, won = 0.06, x.clone(), []
-    for _ in range(20):
-        leaf = z.detach().requires_grad_()
-        value = loss(model(leaf), y, False)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-        won.append((value > 0).double().detach())
-        z = torch.minimum(torch.maximum(z + 2 * eps * slope.sign(), x - eps), x + eps).clamp(0, 1)
-    with torch.no_grad():
-        last = (loss(model(z), y, False) > 0).double()
-    evidence = Iterates(torch.stack(won, 1).numpy(), 1, last.numpy(), 1)
+    ball, key, won = Linf(0.12), Key.root(seed, range(len(x))).fold("last"), []
+    for step in range(10):
+        start = ball.start(x, key.fold(step)).requires_grad_()
+        (slope,) = torch.autograd.grad(loss(model(start), y, False).sum(), start)
+        with torch.no_grad():
+            z = ball.project(start + 0.5 * ball.eps * slope.sign(), x)
+            won.append((loss(model(z), y, False) > 0).double())
+    evidence = Iterates(torch.stack(won, 1).numpy(), 1, won[-1].numpy(), 1)
     finding = CHECKS[12](evidence, "last point")
     return [finding] if finding else []
-
-
-def _run(
-    defense: Defense, recipes: tuple[Recipe, ...], threat: Threat = THREAT
-) -> Callable[[int], list[Finding]]:
-    return lambda seed: examine(cells(defense, recipes, threat, seed))
 
 
 def _small_steps(seed: int) -> list[Finding]:
@@ -349,7 +215,7 @@ def _normalised(seed: int) -> list[Finding]:
 
 def _masked(seed: int) -> list[Finding]:
     """A surrogate that misleads, in a run that has attackers who do not need it."""
-    defense = behind(Claiming(_coarse, _misled))
+    defense = behind(Claiming(coarse, misled))
     recipes = (
         Recipe("bpda", loss="margin", steps=10),
         Recipe("oblivious", loss="margin", links="skip", steps=10),
@@ -359,14 +225,14 @@ def _masked(seed: int) -> list[Finding]:
 
 
 def _two_surrogates(seed: int) -> list[Finding]:
-    defense = behind(Claiming(_coarse, _misled))
+    defense = behind(Claiming(coarse, misled))
     recipes = tuple(Recipe(how, loss="margin", links=how, steps=10) for how in ("best", "identity"))
     return examine(cells(defense, recipes, Threat(Linf(0.2)), seed))
 
 
 def _left_out(seed: int) -> list[Finding]:
     """Two links, one of them seen through a surrogate that misleads, or left out."""
-    defense = behind(Claiming(_coarse, _misled), Claiming(_moved, identity, "moved by 2"))
+    defense = behind(Claiming(coarse, misled), Claiming(moved_by_two, identity, "moved by 2"))
     recipes = (
         Recipe("bpda", loss="margin", view={"moved by 2": "moved"}, steps=10),
         Recipe("without", loss="margin", view={"own": "skip", "moved by 2": "moved"}, steps=10),
@@ -375,13 +241,13 @@ def _left_out(seed: int) -> list[Finding]:
 
 
 BROKEN: tuple[Broken, ...] = (
-    Broken("graph cut by NumPy", (2,), lambda s: visited(behind(Claiming(_by_numpy)), s)),
-    Broken("sign quantiser", (1,), lambda s: visited(behind(Claiming(_sign)), s)),
-    Broken("logits x 1e4", (5,), lambda s: visited(behind(model=_modelled(_Scaled(1e4))), s)),
+    Broken("graph cut by NumPy", (2,), lambda s: visited(behind(Claiming(by_numpy)), s)),
+    Broken("sign quantiser", (1,), lambda s: visited(behind(Claiming(signs)), s)),
+    Broken("logits x 1e4", (5,), lambda s: visited(behind(model=modelled(Scaled(1e4))), s)),
     Broken(
         "FD moved by 2 px, identity",
         (8,),
-        lambda s: visited(behind(Claiming(_moved, identity)), s),
+        lambda s: visited(behind(Claiming(moved_by_two, identity)), s),
     ),
     Broken(
         "warp, identity",
@@ -392,8 +258,10 @@ BROKEN: tuple[Broken, ...] = (
     Broken("last point, not the best", (12,), _last_point),
     Broken("step 1e-5", (11, 17), _small_steps),
     Broken("generator reseeded in forward", (32,), lambda s: visited(behind(Reseeded()), s)),
-    Broken("batch norm in training", (10, 33), lambda s: visited(behind(model=_in_training()), s)),
-    Broken("softmax output", (9,), lambda s: visited(behind(model=_soft()), s)),
+    Broken("batch norm in training", (10, 33), lambda s: visited(behind(model=in_training()), s)),
+    Broken(
+        "softmax output", (9,), lambda s: visited(behind(model=modelled(Scaled(softmax=True))), s)
+    ),
     Broken("normalised input", (37,), _normalised),
     Broken("abort over budget", (42,), _abort),
     Broken("noise classifier p = 0.5", (28, 43), _noise_classifier(0.5)),
@@ -403,10 +271,10 @@ BROKEN: tuple[Broken, ...] = (
     Broken(
         "surrogate that returns noise",
         (7, 18),
-        lambda s: visited(behind(Claiming(_coarse, _misled)), s),
+        lambda s: visited(behind(Claiming(coarse, misled)), s),
     ),
     Broken("one draw for a verdict", (29,), _one_draw),
-    Broken("gradient scaled by 1/4", (3,), lambda s: visited(behind(Claiming(_quarter)), s)),
+    Broken("gradient scaled by 1/4", (3,), lambda s: visited(behind(Claiming(quarter)), s)),
     Broken("3 steps", (15,), _three_steps),
     Broken("masked, with other attackers", (22, 23), _masked),
     Broken("two surrogates, one misled", (25,), _two_surrogates),
@@ -414,13 +282,9 @@ BROKEN: tuple[Broken, ...] = (
     Broken(
         "optimises inside",
         (41,),
-        lambda s: visited(behind(Claiming(_restoring, identity)), s),
+        lambda s: visited(behind(Claiming(restoring, identity)), s),
     ),
 )
-
-
-def _soft() -> Classifier:
-    return _modelled(_Scaled(softmax=True))
 
 
 def _control(*links: Transform, votes: int = 0) -> Callable[[int], list[Finding]]:

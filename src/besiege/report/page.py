@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from besiege.checks.finding import NOTE
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
 from besiege.report.figures import curves, dots
@@ -67,7 +68,8 @@ def _grids(summary: Summary) -> list[dict[str, Any]]:
                 if (w.threat, w.targeted) == (threat, lines[0].targeted)
             },
             "dots": Markup(dots(lines)),
-            "findings": touching(summary.findings, lines),
+            "grave": [f for f in touching(summary.findings, lines) if f.level != NOTE],
+            "notes": [f for f in touching(summary.findings, lines) if f.level == NOTE],
         }
         for (threat, goal), lines in groups.items()
     ]
