@@ -199,11 +199,11 @@ def misleading_surrogate(e: Lead) -> Symptom | None:
     """Does one step along the surrogate's mean gradient raise the true loss more than luck?
 
     Figure: the share of examples on which it gains more than a random direction does, forward only
-    and on fresh draws, at the best of the sizes. Threshold: the lower limit of its 95 % interval is
-    not above one half.
+    and on fresh draws, at the best of the sizes. Threshold: the lower limit of its 95 % interval,
+    mean over the sizes (the best of several would be luck), is not above one half.
     """
     best = int(np.argmax(e.low))
-    if e.low[best] > LUCK:
+    if np.mean(e.low) > LUCK:
         return None
     other = f" {e.rival} gains {e.rival_gain:+.2f}." if e.rival else ""
     return Symptom(

@@ -85,7 +85,7 @@ def image_range(e: Pixels) -> Symptom | None:
         return Symptom(
             high,
             0.05,
-            f"no pixel is above {high:.3g}: divided by 255 twice?",
+            f"no pixel is above {high:.3g}, as if divided by 255 twice.",
             "Hand in images in [0, 1].",
         )
     if e.eps < 0.5 / 255:
@@ -136,7 +136,7 @@ class Chosen:
 def denominator(e: Chosen) -> Symptom | None:
     """Of which examples are the percentages?
 
-    Figure: their number. Noted where only those were taken that the model gets right without the
+    Figure: their number. It is noted where only those were taken that the model gets right without the
     defense: the figure is then no accuracy of a data set. Labels are always those of the data.
     """
     if e.select == "all":
@@ -293,7 +293,7 @@ class Tuned:
 def tuned_on_the_judged(e: Tuned) -> Symptom | None:
     """Was the attack tuned on images that are judged?
 
-    Figure: their share. Noted where there are any; draws are apart in any case.
+    Figure: their share. Threshold: noted where there are any; draws are apart in any case.
     """
     if e.pilots == 0:
         return None

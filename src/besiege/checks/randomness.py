@@ -161,11 +161,12 @@ class Unkeyed:
 def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     """Does the judge draw afresh?
 
-    Four kinds of evidence. A defense that calls itself random is asked with several keys: figure,
-    the number of different outputs; threshold, more than one. Streams that attacker and judge
-    share: none may be. Accuracy on the judge's draws against draws of another seed: the 95 %
-    interval of the paired difference holds 0. A link that answers differently to one image and
-    draw: it must say that it is random; if it does, its rows are fair and can never be made again.
+    Figure: one of four. Of a defense that calls itself random and is asked with several keys, the
+    number of different outputs. The random streams that attacker and judge share. Accuracy on the
+    judge's draws minus that on draws of another seed. Whether a link answers differently to one
+    image and draw. Thresholds: more than one output, no stream, an interval that holds 0; such a
+    link has to say that it is random, and if it does, its rows are fair but can never be made
+    again (a note).
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,9 @@ def cells(
     x, y = images or digits(MORE, seed)
     judging = judging or Judging(draws=20)
     ids = list(range(len(x)))
-    records, rows, traces = [], [], []
+    records: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
+    traces: list[dict[str, object]] = []
     for recipe in recipes:
         siege = Siege(defense, recipe, threat)
         own = {"defense": defense.name, "chain": defense.name, "vote": defense.counting}

@@ -70,17 +70,19 @@ class Cell:
     @property
     def drawn(self) -> bool:
         """Whether it was judged on several draws, as random defenses are."""
-        return self.predicted.shape[1] > 1
+        return bool(self.predicted.shape[1] > 1)
 
     @cached_property
     def hits(self) -> NDArray[np.bool_]:
         """(n, k) whether each draw gave the label."""
-        return self.predicted == self.column("label")[:, None]
+        found: NDArray[np.bool_] = self.predicted == self.column("label")[:, None]
+        return found
 
     @cached_property
     def right(self) -> Shares:
         """(n,) shares of draws right."""
-        return self.hits.mean(1)
+        found: Shares = self.hits.mean(1)
+        return found
 
     @cached_property
     def won(self) -> Shares:

@@ -240,7 +240,7 @@ def inside(stage: Stage) -> Inside:
         return kept
 
     hooks = saved_tensors_hooks(lambda kept: kept, fetch)
-    with torch.no_grad(), hooks:  # type: ignore[no-untyped-call]
+    with torch.no_grad(), hooks:
         stage.link.forward(stage.x[:1], take(stage.draw, slice(0, 1)))
     return Inside((stage.link.name,) if fetched else ())
 
