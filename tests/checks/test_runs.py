@@ -191,6 +191,12 @@ def test_cells_are_compared(number, first, second):
         assert number not in {f.number for f in examine(swapped)}
 
 
+@pytest.mark.parametrize("other", [{"draws": 8}, {"draws": 8, "steps": 100}, {}])
+def test_cells_that_differ_in_more_or_nothing_are_not_compared(other):
+    group = [cell({"recipe": "a"}, UP), cell({"recipe": "b", "settings": other}, DOWN)]
+    assert not {15, 16, 17, 20, 25, 31} & {f.number for f in examine(group)}
+
+
 def test_notes_on_the_whole_run():
     numbers = {f.number for f in examine([cell({}, UP)], select="correct", pilots=16)}
     assert {39, 45} <= numbers

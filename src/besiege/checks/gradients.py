@@ -31,6 +31,9 @@ def zero_gradient(e: Slopes) -> Symptom | None:
     through the defense as the attacker sees it (the margin cannot saturate as cross-entropy does,
     so that a dead link is not taken for a sure classifier). Threshold: 1 %, since one image in a
     hundred may be flat.
+
+    To do: graft a surrogate onto the link that rounds or takes signs; attack by margin and by
+    scores too.
     """
     dead = ~(np.abs(e.size) > 0)
     if dead.mean() <= DEAD:
@@ -59,6 +62,8 @@ def graph_cut(e: Graph) -> Symptom | None:
     Figure: how many links return a tensor without a graph when their input asks for a gradient.
     Threshold: none may. Only links that claim an exact gradient are asked (others are grafted), and
     in a run the recipes that take links as they are.
+
+    To do: give the link a surrogate (identity, soft, moved), or attack by scores or labels.
     """
     cut = [name for name, alive in zip(e.links, e.alive, strict=True) if not alive]
     if not cut:
@@ -85,6 +90,8 @@ def wrong_gradient(e: Differences) -> Symptom | None:
     Figure: the cosine between derivatives along random directions by autograd and by central
     differences in float64; also the ratio of their lengths, since a step by signs hides a factor.
     Thresholds: cosine below 0.9, ratio outside [0.8, 1.25].
+
+    To do: mend the backward pass of the link, or offer it as a surrogate under another name.
     """
     a, b = (np.asarray(v, float).ravel() for v in (e.analytic, e.numeric))
     sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
@@ -116,6 +123,8 @@ def noisy_gradient(e: Agreement) -> Symptom | None:
 
     Figure: the median cosine over examples. Threshold: 0.2; then more draws until it is above 0.5.
     Steps by signs get along with little, as their mean over many steps counts.
+
+    To do: raise `draws`, or let `cosine = 0.5` choose them by example.
     """
     cosine = float(np.median(e.cosine))
     if cosine >= NOISY:
@@ -142,6 +151,8 @@ def saturated_loss(e: Saturation) -> Symptom | None:
 
     Figure: the share of examples whose gradient of cross-entropy has no entry above 1e-6 though the
     margin is finite. Threshold: 5 %.
+
+    To do: ascend loss = "margin" or "dlr".
     """
     flat = (e.slope < FLAT) & np.isfinite(e.margin)
     if flat.mean() <= FLAT_SHARE:
@@ -167,6 +178,8 @@ def dlr_plateau(e: Ranks) -> Symptom | None:
 
     Figure: the share of readings on which two logits are above the label's. Threshold: 1 %. Only
     `dlr:published=true` has the plateau.
+
+    To do: take loss = "dlr" without `published`, or "margin".
     """
     share = float((np.asarray(e.rank) == 2).mean())
     if share <= THIRD:
@@ -201,6 +214,9 @@ def misleading_surrogate(e: Lead) -> Symptom | None:
     Figure: the share of examples on which it gains more than a random direction does, forward only
     and on fresh draws, at the best of the sizes. Threshold: the lower limit of its 95 % interval,
     mean over the sizes (the best of several would be luck), is not above one half.
+
+    To do: see the link through another surrogate: the rival that is named, `moved`, one trained
+    on the spot; or attack by scores.
     """
     best = int(np.argmax(e.low))
     if np.mean(e.low) > LUCK:
@@ -235,6 +251,8 @@ def shifted_surrogate(e: Displacement) -> Symptom | None:
     Figure: pixels between the peak of the cross-correlation of the forward change with the
     surrogate's and zero. Threshold: one pixel, where the peak is half as high again as the value at
     zero and at least 0.3 (a mirrored or unrelated change has a peak too: 0.13 was seen).
+
+    To do: see the link through `moved`, or move the surrogate by as much.
     """
     distance = float(np.hypot(*e.shift))
     if distance < MOVED or e.peak < CLEAR or e.peak < 1.5 * e.still:
@@ -261,6 +279,8 @@ def probabilities(e: Outputs) -> Symptom | None:
 
     Figure: the share of rows in [0, 1] that sum to 1 within 1e-3. Threshold: all of them. A second
     softmax makes every gradient vanish; `besiege.from_callable` takes the logarithm.
+
+    To do: leave the softmax out, or wrap with from_callable(f, classes, kind="probabilities").
     """
     finite = e.rows[np.isfinite(e.rows).all(1)]
     if len(finite) == 0 or finite.shape[1] < 2:
@@ -289,6 +309,8 @@ def training_mode(e: Modes) -> Symptom | None:
     """Is a module in training mode, or do its statistics move while it answers?
 
     Figure: how many modules and buffers. Threshold: none.
+
+    To do: call .eval() on the network and its parts.
     """
     bad = (*e.training, *e.moved)
     if not bad:

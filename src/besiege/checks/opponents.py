@@ -20,6 +20,9 @@ def less_knowledge_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best gradient attack (first) minus that under the attack by scores or
     labels. Threshold: 0.2 points; on a random defense the 95 % interval is above 0 too.
+
+    To do: the gradient is masked: change surrogates, draws or loss, and report the lower
+    figure.
     """
     gain = e.lower_by(SCORES)
     if gain is None:
@@ -38,6 +41,9 @@ def transfer_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best attack on the defense (first) minus that under the transferred
     points. Threshold: 0.2 points; on a random defense the 95 % interval is above 0 too.
+
+    To do: the attack on the whole is weaker than one that ignores the defense: start from its
+    points, change the surrogates, draw more.
     """
     gain = e.lower_by(SCORES)
     if gain is None:
@@ -69,6 +75,8 @@ def label_attack_inside(e: Nearer) -> Symptom | None:
 
     Figure: how many examples are right under every gradient attack (on 9 draws in 10) and wrong at
     the label attack's point (likewise). Threshold: none.
+
+    To do: robustness by gradients is not what it says: report the worst of all attackers.
     """
     bar = 0.9 if e.random else 1.0
     lost = (e.won >= bar) & (e.right >= bar)
@@ -88,6 +96,8 @@ def surrogates_differ(e: Pair) -> Symptom | None:
 
     Figure: accuracy with one surrogate minus that with another, all else equal. Threshold: 3
     points, and beyond the interval where the defense is random.
+
+    To do: report the stronger; try further surrogates of that link.
     """
     gain = e.lower_by(VIEWS)
     if gain is None:
@@ -106,6 +116,9 @@ def leaving_out_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best attack that keeps every link (first) minus that under the one
     that leaves some out. Threshold: 0.2 points; on a random defense beyond the interval too.
+
+    To do: the surrogate of that link does harm: replace it (moved, soft, trained), keep the
+    figure.
     """
     gain = e.lower_by(SCORES)
     if gain is None:
@@ -132,6 +145,9 @@ def binarisation(e: Planted) -> Symptom | None:
 
     Figure: the share found (Zimmermann et al. 2022). Thresholds: 95 %, and clearly more than random
     search finds (the intervals do not meet).
+
+    To do: the attack is too weak for its figures to mean anything: more steps, other
+    surrogates.
     """
     found, luck = (share_interval(np.asarray(v, float)) for v in (e.won, e.luck))
     if found.estimate >= PLANTED and found.low > luck.high:

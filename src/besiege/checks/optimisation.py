@@ -31,14 +31,16 @@ def not_converged(e: Curves) -> Symptom | None:
     """Does the attacker's loss still rise when the search ends?
 
     Figure: the share of all examples that stand and whose loss rises by more than 5 % of its range
-    from the first to the second half of the last 10 steps (of all, if fewer), by their medians and
-    by more than twice the noise of consecutive steps. Threshold: 10 %. One-step attacks are not
-    asked.
+    from the first to the second half of the last 10 steps (of the latter half, if that is less), by
+    their medians and by more than twice the noise of consecutive steps. Threshold: 10 %. One-step
+    attacks are not asked.
+
+    To do: give the search more steps (ten times), or a larger step that decays.
     """
     steps = e.loss.shape[1]
     if steps < 2 or len(e.loss) == 0:
         return None
-    tail = e.loss[:, -min(WINDOW, steps) :]
+    tail = e.loss[:, -min(WINDOW, max(2, steps // 2)) :]
     half = tail.shape[1] // 2
     rise = np.median(tail[:, -half:], 1) - np.median(tail[:, :half], 1)
     noise = np.abs(np.diff(tail, 2, axis=1)).mean(1) / np.sqrt(6) if tail.shape[1] > 2 else 0.0
@@ -77,6 +79,8 @@ def lost_success(e: Iterates) -> Symptom | None:
     did not win. For a random defense an iterate counts only if so many draws won at a point as good
     as the final one (upper limit of its interval), at any of the S points, have a probability below
     1 %. Threshold: none. (Curves hold iterates of the search, which always keeps its best.)
+
+    To do: keep the best point of the search, not its last.
     """
     n, steps = e.won.shape
     if steps == 0:
@@ -113,6 +117,8 @@ def unbounded_fails(e: Unbounded) -> Symptom | None:
     Figure: the share of examples that are right on more than half of the draws at eps = 1 (linf) or
     in the whole cube. Threshold: none. A defense that answers at random is as hard there as
     anywhere: check 28 tells it.
+
+    To do: the gradient is masked: graft, expect over draws, or attack by scores.
     """
     left = e.right > 0.5
     if not left.any():
@@ -141,6 +147,9 @@ def accuracy_rises(e: Radii) -> Symptom | None:
     Figure: the largest mean difference of the same examples between a radius and a smaller one.
     Threshold: its 95 % interval is above 0 and the rise above 2 points. Whether accuracy falls to
     chance is check 13.
+
+    To do: steps that fit the small ball do not fit the large one: let the step scale with eps,
+    keep the best point, and start the large ball from the small one's points.
     """
     pairs = [(i, j) for i in range(len(e.eps)) for j in range(i + 1, len(e.eps))]
     found = [(paired(e.right[j], e.right[i]), i, j) for i, j in pairs]
@@ -163,6 +172,8 @@ def more_steps_help(e: Pair) -> Symptom | None:
 
     Figure: accuracy with the fewer steps minus that with the more, of the same examples. Threshold:
     the 95 % interval is above 0.
+
+    To do: report the longer search, and raise the steps until nothing changes.
     """
     gain = paired(e.first, e.second)
     if gain.low <= 0:
@@ -181,6 +192,8 @@ def more_restarts_help(e: Pair) -> Symptom | None:
 
     Figure: accuracy with fewer restarts minus that with more. Threshold: 1 point, and beyond the
     interval where the defense is random.
+
+    To do: report the one with more, and let further restarts go on survivors.
     """
     gain = e.lower_by(RESTARTS)
     if gain is None:
@@ -207,6 +220,8 @@ def step_at_the_edge(e: Sweep) -> Symptom | None:
 
     Figure: accuracy at the neighbour of the edge minus that at the edge. Threshold: the 95 %
     interval is above 0, of at least three sizes (five are better).
+
+    To do: try steps beyond that edge.
     """
     means = e.right.mean(1)
     if len(means) < 3:
@@ -241,6 +256,8 @@ def no_better_than_noise(e: Duel) -> Symptom | None:
     Figure: the share of examples on which the attack's point has a larger true margin loss than the
     random one (equal counts half). Threshold: the lower limit of its 95 % interval is not above one
     half. Where noise alone leaves nothing standing, nothing is asked.
+
+    To do: the gradient leads nowhere: check the surrogates (7, 8) and where it is taken (21).
     """
     if (e.noise > 0).all():
         return None
@@ -261,6 +278,9 @@ def one_step_beats_many(e: Pair) -> Symptom | None:
     """Does one step (first) leave less than many (second)?
 
     Figure: accuracy after many steps minus that after one. Threshold: the 95 % interval is above 0.
+
+    To do: the loss surface is masked: expect over draws, change the surrogate, attack by
+    scores.
     """
     gain = paired(e.second, e.first)
     if gain.low <= 0:
@@ -280,6 +300,8 @@ def another_goal_is_better(e: Pair) -> Symptom | None:
     Figure: accuracy under the first minus that under the second, of the same examples; accuracy
     under a targeted attack counts any wrong answer. Threshold: 3 points, and beyond the interval
     where the defense is random.
+
+    To do: unite both (`union`), or ascend that loss; cross-entropy may be saturated (5).
     """
     gain = e.lower_by(TARGETED)
     if gain is None:
@@ -311,6 +333,8 @@ def gradient_elsewhere(e: Asked) -> Symptom | None:
     Figure: of the steps whose current point has left the clean image, the share whose nearest
     gradient was asked more than half as far away as the point has gone. Threshold: one half.
     Momentum that looks ahead, and copies of the image, stay far below.
+
+    To do: take it at the point that is moved: an attack that never does cannot adapt.
     """
     left = e.gone > 1e-6
     if not left.any():

@@ -35,6 +35,8 @@ def outside_threat(e: Sizes) -> Symptom | None:
 
     Figure: how many are larger than eps (1 + 1e-6), beyond the rounding of float32, have pixels
     outside [0, 1], or were refused by the judge. Threshold: none.
+
+    To do: project the points before they are judged.
     """
     bad = e.size > e.eps * (1 + SLACK) + ROUNDING
     for mask in (
@@ -70,6 +72,8 @@ def image_range(e: Pixels) -> Symptom | None:
     Figure: the least or largest pixel. Threshold: below 0 or above 1 (normalised, or 0 to 255); a
     largest pixel below 0.05 in all images (divided twice); an eps below half a grey level, 0.5/255,
     which no saved image can hold (a warning).
+
+    To do: hand in images in [0, 1], and put the normalisation into the Classifier.
     """
     low, high = float(np.min(e.low)), float(np.max(e.high))
     if low < 0 or high > 1:
@@ -111,6 +115,8 @@ def clean_accuracy_lost(e: Clean) -> Symptom | None:
     """What does the defense cost without any attack?
 
     Figure: clean accuracy of the model alone minus that behind the defense. Threshold: 5 points.
+
+    To do: print clean beside robust accuracy; robustness of what is wrong anyway is none.
     """
     gain = paired(e.bare, e.defended)
     if gain.mean <= CLEAN:
@@ -136,8 +142,10 @@ class Chosen:
 def denominator(e: Chosen) -> Symptom | None:
     """Of which examples are the percentages?
 
-    Figure: their number. It is noted where only those were taken that the model gets right without the
-    defense: the figure is then no accuracy of a data set. Labels are always those of the data.
+    Figure: their number. It is noted where only those were taken that the model gets right without
+    the defense: percentages are then no accuracy of a data set. Labels are always the data's.
+
+    To do: say so, or multiply by the clean accuracy.
     """
     if e.select == "all":
         return None
@@ -161,6 +169,8 @@ def too_few_images(e: Scores) -> Symptom | None:
 
     Figure: half the width of the 95 % interval (Wilson). Threshold: 5 points. The number needed at
     this accuracy is z^2 p (1 - p) / 0.05^2.
+
+    To do: take about as many images as it names.
     """
     interval = share_interval(np.asarray(e.right, float))
     half = (interval.high - interval.low) / 2
@@ -188,6 +198,8 @@ def optimises_inside(e: Inside) -> Symptom | None:
 
     Figure: how many links run autograd in their forward pass. Threshold: none. A gradient through
     such a loop is cut or wrong.
+
+    To do: unroll the loop into a surrogate, or graft the identity.
     """
     if not e.links:
         return None
@@ -213,6 +225,8 @@ def budget_unused(e: Budget) -> Symptom | None:
     Figure: the median of size / eps over the examples that stand after an attack on the worst point
     of the ball. Threshold: 50 %: a search that gives up at the edge instead of projecting, or steps
     too small.
+
+    To do: project onto the ball instead of giving up, and take larger steps.
     """
     if len(e.used) == 0:
         return None
@@ -242,6 +256,8 @@ def lucky_claims(e: Claims) -> Symptom | None:
 
     Figure: mean claim minus mean verdict. Threshold: 5 points, with an interval above 0. A success
     that is one lucky draw at any round, never tested again, is what this finds.
+
+    To do: print the verdict, never the claim; search on until the mean over draws is lost.
     """
     gain = paired(e.claim, e.won)
     if gain.mean <= GAP or gain.low <= 0:
@@ -269,6 +285,9 @@ def certificate_violated(e: Certified) -> Symptom | None:
     """Does any attack break an example inside its certified radius?
 
     Figure: how many. Threshold: none: a certificate that fails once is wrong.
+
+    To do: the certificate is wrong: other noise, other norm, or an abstention that was not
+    counted.
     """
     bad = e.broken < e.radius
     if not bad.any():
@@ -294,6 +313,8 @@ def tuned_on_the_judged(e: Tuned) -> Symptom | None:
     """Was the attack tuned on images that are judged?
 
     Figure: their share. Threshold: noted where there are any; draws are apart in any case.
+
+    To do: the figure is a little low for the defense on these; leave them out to be exact.
     """
     if e.pilots == 0:
         return None
@@ -318,6 +339,8 @@ def saved_otherwise(e: Saved) -> Symptom | None:
 
     Figure: the share of images whose label differs between floats, 8 bit rounded and 8 bit cut off,
     same draws. Threshold: any.
+
+    To do: judge what is deployed: eight_bit = true, and the same codec.
     """
     differ = (e.labels != e.labels[:, :1]).any(1)
     if not differ.any():

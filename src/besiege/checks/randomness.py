@@ -27,6 +27,8 @@ def zero_perturbation(e: Control) -> Symptom | None:
     Figure: clean accuracy minus that after attack and judge with eps = 0. Threshold: 0 is outside
     the 95 % interval of the paired difference. What counts one lucky draw as a success fails here
     (AutoAttack's random mode reports 57.5 % where 83.4 % is true).
+
+    To do: judge the points on fresh draws, and score the mean over them.
     """
     gain = paired(e.clean, e.nothing)
     if gain.low <= 0 <= gain.high:
@@ -55,6 +57,8 @@ def one_draw_flips(e: Answers) -> Symptom | None:
     Figure: the probability that one draw disagrees with the majority, mean over examples.
     Threshold: 2 %. Where 10 draws or more were judged and their mean is the score it is a note: no
     figure here rests on one draw.
+
+    To do: judge on many draws and print the mean.
     """
     k = e.right.shape[1]
     if k < 2:
@@ -87,6 +91,8 @@ def known_draw(e: Luck) -> Symptom | None:
     Figure: accuracy on fresh draws minus that on the one draw that the attacker was given. Always
     noted for random defenses: a large difference is randomness, a small one is no robustness at
     all or true robustness.
+
+    To do: read robust accuracy as luck up to this difference.
     """
     gap = float(e.fresh.mean() - e.known.mean())
     return Symptom(
@@ -111,6 +117,8 @@ def draws_or_steps(e: Split) -> Symptom | None:
     """At equal cost, are many draws of few steps better than few draws of many?
 
     Figure: the difference in accuracy. Threshold: 3 points beyond its 95 % interval.
+
+    To do: spend the passes as the winner.
     """
     gain = paired(e.first, e.second)
     if abs(gain.mean) <= COST or gain.low <= 0 <= gain.high:
@@ -167,6 +175,9 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     image and draw. Thresholds: more than one output, no stream, an interval that holds 0; such a
     link has to say that it is random, and if it does, its rows are fair but can never be made
     again (a note).
+
+    To do: give the judge a stream that no attacker can name, and let a defense draw from the
+    key, or from the global generators (`Opaque`), which it must not seed.
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)
@@ -230,6 +241,8 @@ def batch_coupling(e: Coupling) -> Symptom | None:
     Figure: the largest change of a logit when neighbours or their order change, in units of the
     example's largest logit, or of 1 where that is less. Threshold: 1e-4, far above what kernels
     round by.
+
+    To do: take batch statistics and batch-wide means out of the network.
     """
     change = e.difference / np.maximum(e.scale, 1)
     worst = float(np.nanmax(change))
@@ -271,6 +284,8 @@ def best_of_k(e: Luckiest) -> Symptom | None:
 
     Figure: the mean minus the best-of-k accuracy at the largest k. Always noted for a random
     defense, beside the same of the clean images: what the control loses too is no attack.
+
+    To do: compare with the mean; what the control loses by k draws is no attack.
     """
     k = e.right.shape[1]
     if k < 2:
@@ -303,6 +318,8 @@ def abstentions(e: Silence) -> Symptom | None:
     """Does the defense abstain, and how is that counted?
 
     Figure: the share of draws without an answer. Threshold: any; both ways are shown.
+
+    To do: say which; an abstention on a clean image is an error.
     """
     share = float(e.silent.mean())
     if share == 0:

@@ -156,8 +156,8 @@ class Cell:
         own = {k: v for k, v in self.settings.items() if k not in ("name", *but)}
         if not {"view", "links"} & set(but):
             own["view"] = self.record.get("view")
-        fixed = {k: self.record.get(k) for k in ("draws", "eight_bit", "passes", "access")}
-        return repr(sorted((k, repr(v)) for k, v in {**own, **fixed}.items()))
+        judged = [self.record.get(k) for k in ("draws", "eight_bit", "passes", "access")]
+        return repr((judged, sorted((k, repr(v)) for k, v in own.items())))
 
 
 def common(cells: Sequence[Cell]) -> list[Cell]:

@@ -229,6 +229,8 @@ def _across(cells: Sequence[Cell], select: str) -> Iterator[Exhibit]:
         for group in _sets(attacked, lambda c, s=setting: (_where(c), c.alike(s))):  # type: ignore[misc]
             group = sorted(group, key=lambda c, s=setting: c.settings[s])  # type: ignore[misc]
             for less, more in pairwise(group):
+                if less.settings[setting] == more.settings[setting]:
+                    continue
                 factor = more.settings[setting] / max(less.settings[setting], 1)
                 about = f"{less.title} and {more.recipe}"
                 yield number, _pair(less, more, factor), about, [less, more]
@@ -239,7 +241,8 @@ def _across(cells: Sequence[Cell], select: str) -> Iterator[Exhibit]:
         for group in _sets(some, lambda c, b=but: (_where(c), c.alike(*b))):  # type: ignore[misc]
             best = min(group, key=lambda c: c.right.mean())
             worst = max(group, key=lambda c: c.right.mean())
-            yield number, _pair(worst, best), best.title, [worst, best]
+            if best.alike() != worst.alike():
+                yield number, _pair(worst, best), best.title, [worst, best]
     yield from _goals(attacked)
     yield from _sweeps(attacked)
     yield from _radii(attacked)
