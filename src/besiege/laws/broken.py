@@ -8,12 +8,14 @@ apart: `docs/checks.md` has the rates.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from besiege.attacks.attack import Attack, Point, Problem
+from besiege.attacks.catalog import ATTACKS
 from besiege.attacks.loss import margin
 from besiege.attacks.threat import Linf, RmsL2, Threat
 from besiege.checks.catalog import CHECKS
@@ -21,6 +23,7 @@ from besiege.checks.finding import Finding
 from besiege.checks.optimisation import Iterates
 from besiege.checks.randomness import Control, Elsewhere, Streams
 from besiege.core.batch import by_example
+from besiege.core.entry import Entry
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.defenses.defense import Defense, Majority
@@ -53,7 +56,7 @@ from besiege.study.judge import Judging, answers
 from besiege.study.recipe import Recipe
 from besiege.study.record import describe
 from besiege.study.shard import Examples, siege_batch
-from besiege.study.siege import Siege
+from besiege.study.siege import Opponents, Siege
 
 IMAGES, MORE = 16, 32  # for the doctor, and for runs
 THREAT = Threat(Linf(0.1))
@@ -96,6 +99,7 @@ def cells(
     seed: int = 0,
     judging: Judging | None = None,
     images: tuple[Tensor, Tensor] | None = None,
+    opponents: Opponents | None = None,
 ) -> list[Cell]:
     """The cells of a small run, in memory."""
     x, y = images or digits(MORE, seed)
@@ -105,7 +109,7 @@ def cells(
     rows: list[dict[str, object]] = []
     traces: list[dict[str, object]] = []
     for recipe in recipes:
-        siege = Siege(defense, recipe, threat)
+        siege = Siege(defense, recipe, threat, opponents or Opponents())
         own = {"defense": defense.name, "chain": defense.name, "vote": defense.counting}
         record = {"cell": f"{len(records):016d}", **describe(siege, judging, **own)}
         given = Examples(ids, x, y, torch.full_like(y, -1))
@@ -243,6 +247,56 @@ def _left_out(seed: int) -> list[Finding]:
     return examine(cells(defense, recipes, Threat(Linf(0.2)), seed))
 
 
+def _dead_at_any_radius(seed: int) -> list[Finding]:
+    recipe = Recipe("bpda", attack="pgd:start=clean", loss="margin", steps=10)
+    return examine(cells(behind(Claiming(signs)), (recipe,), Threat(Linf(1.0)), seed))
+
+
+def _few_starts(seed: int) -> list[Finding]:
+    attack = "pgd:step=0.05,decay=constant"
+    starts = tuple(Recipe(f"{n} starts", attack=attack, steps=1, restarts=n) for n in (1, 30))
+    return examine(cells(behind(), starts, Threat(Linf(0.2)), seed))
+
+
+def _creeping(seed: int) -> list[Finding]:
+    """One step of the radius, and ten of a thousandth of it."""
+    one = Recipe("one", attack="pgd:step=1,start=clean", loss="margin", steps=1)
+    ten = Recipe("ten", attack="pgd:step=0.001,start=clean", loss="margin", steps=10)
+    return examine(cells(behind(), (one, ten), Threat(Linf(0.2)), seed))
+
+
+def _wrong_loss(seed: int) -> list[Finding]:
+    sure = behind(model=modelled(Scaled(1e4)))
+    recipes = tuple(Recipe(loss, loss=loss, steps=10) for loss in ("cross-entropy", "margin"))
+    return examine(cells(sure, recipes, Threat(Linf(0.1)), seed))
+
+
+def _labels_win(seed: int) -> list[Finding]:
+    recipes = (
+        Recipe("bpda", attack="pgd:start=clean", loss="margin", steps=10),
+        Recipe("labels", attack="hop-skip-jump", links="as-is", steps=20),
+    )
+    images = digits(8, seed)
+    defense = behind(Claiming(coarse, misled))
+    return examine(cells(defense, recipes, Threat(Linf(0.3)), seed, images=images))
+
+
+def _quorum(seed: int) -> list[Finding]:
+    shy = Defense(Chain((Noise(scale=0.4, clip=True),)), network(), Majority(8, quorum=0.9))
+    control = Recipe("none", attack="none", links="skip", steps=0)
+    return examine(cells(shy, (control,), seed=seed, judging=Judging(draws=4)))
+
+
+def _never_projected(seed: int) -> list[Finding]:
+    def step(p: Problem, s: Point, t: int) -> Point:
+        return Point((s.x + p.threat.ball.eps * p.slope(s.x, t).sign()).clamp(0, 1))
+
+    attack = Attack(lambda p: Point(p.x0), step, loss="margin")
+    known = ATTACKS.extended([Entry("unprojected", lambda: attack, "house: broken")])
+    recipe = Recipe("unprojected", attack="unprojected", steps=3)
+    return examine(cells(behind(), (recipe,), THREAT, seed, opponents=Opponents(known)))
+
+
 BROKEN: tuple[Broken, ...] = (
     Broken("graph cut by NumPy", (2,), lambda s: visited(behind(Claiming(by_numpy)), s)),
     Broken("sign quantiser", (1,), lambda s: visited(behind(Claiming(signs)), s)),
@@ -282,6 +336,18 @@ BROKEN: tuple[Broken, ...] = (
     Broken("masked, with other attackers", (22, 23), _masked),
     Broken("two surrogates, one misled", (25,), _two_surrogates),
     Broken("a link better left out", (26,), _left_out),
+    Broken(
+        "one draw of strong noise",
+        (4,),
+        lambda s: visited(behind(Noise(scale=1.0, clip=True)), s, replace(RECIPE, draws=1)),
+    ),
+    Broken("dead gradient, any image", (13,), _dead_at_any_radius),
+    Broken("one random start", (16,), _few_starts),
+    Broken("steps of a thousandth", (19,), _creeping),
+    Broken("cross-entropy on logits x 1e4", (20,), _wrong_loss),
+    Broken("misled, against labels", (22, 24), _labels_win),
+    Broken("vote that abstains", (35,), _quorum),
+    Broken("never projected", (36,), _never_projected),
     Broken(
         "optimises inside",
         (41,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,10 @@ from besiege.attacks.catalog import ATTACKS, GRADIENTS, load_attack
 from besiege.core.entry import Catalog
 from besiege.core.errors import BesiegeError
 from besiege.defenses.defense import ABSTAIN, STAGES, VOTE
-from besiege.study.recipe import ADAPTIVE, GIVEN, UNION
+from besiege.study.recipe import ADAPTIVE, GIVEN, UNION, Recipe
 
 Shares = NDArray[np.float64]
+PLAIN = asdict(Recipe("plain"))
 NO_LINKS = (STAGES, VOTE)  # what a view names beside links
 
 
@@ -32,9 +33,8 @@ class Cell:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Those of its recipe."""
-        found: Mapping[str, Any] = self.record["recipe_settings"]
-        return found
+        """Those of its recipe; what an older run does not say is as in a plain one."""
+        return {**PLAIN, **self.record["recipe_settings"]}
 
     @property
     def recipe(self) -> str:
