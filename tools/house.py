@@ -36,9 +36,12 @@ FUNCTION_LINES = 60
 # Folders of one floor that may meet, one way: a Defense holds a Classifier, the demo network is
 # trained on the digits.
 SAME_FLOOR = {("defenses", "models"), ("models", "data")}
-# Parquet is the contract between study and report, so report knows the folders' format and
-# statistics alone.
-REPORT_MAY = ("core.store", "core.stats", "core.comparisons", "core.power", "core.errors")
+# Parquet is the contract between study and report, so report knows the folders' format, what a
+# finding in them is, and statistics alone.
+REPORT_MAY = (
+    *("core.store", "core.stats", "core.comparisons", "core.power", "core.errors"),
+    "checks.finding",
+)
 # Where components live, and the files of the folder that a component may import. What is named
 # catalog or __init__ may import its whole folder, and no component may import it.
 PROTOCOLS = {

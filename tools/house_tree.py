@@ -12,6 +12,7 @@ PACKAGE = "besiege"
 FLOORS = {
     "core": 0,
     "ops": 1,
+    "checks": 1,
     "defenses": 2,
     "models": 2,
     "data": 2,

@@ -22,6 +22,7 @@ from besiege.models.classifier import Classifier
 from besiege.report.tables import Summary, summarise
 from besiege.study.adaptive import BUDGET, plan
 from besiege.study.content import content
+from besiege.study.examine import examine_run
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
 from besiege.study.recipe import ADAPTIVE, GIVEN, Recipe
@@ -150,6 +151,7 @@ def _run(
                 )
                 shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
                 folder.write_shard(shard.rows, shard.traces, shard.images)
+        examine_run(path)
 
 
 @dataclass(frozen=True)

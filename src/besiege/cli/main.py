@@ -9,8 +9,10 @@ import typer
 from besiege.cli import (
     attack,
     certify,
+    check,
     compare,
     demo,
+    doctor,
     evaluate,
     explain,
     judge,
@@ -39,6 +41,8 @@ app.command("judge")(judge.judge)
 app.command("protect")(protect.protect)
 app.command("list")(listing.listing)
 app.command("explain")(explain.explain)
+app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)

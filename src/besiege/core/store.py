@@ -4,6 +4,7 @@ DIR/experiment.toml   as given                 DIR/cells/CELL-*.parquet    a row
 DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figures per step
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
 DIR/planned.toml      adaptive attackers' plans
+DIR/findings.json     what checks say of it
                                                DIR/locks/*                 who works on it
 """
 
@@ -149,6 +150,10 @@ class RunFolder:
         """The experiment with its adaptive attackers worked out, to be run elsewhere."""
         self._put("planned.toml", text.encode())
 
+    def write_findings(self, findings: Sequence[Mapping[str, Any]]) -> None:
+        """What checks say of the run."""
+        self._put("findings.json", json.dumps(findings, indent=1).encode())
+
     def write_report(self, page: str) -> Path:
         """The page of the run."""
         self._put("report.html", page.encode())
@@ -206,6 +211,11 @@ class RunFolder:
         """What environment.json says; empty where there is none."""
         place = self.path / "environment.json"
         return json.loads(place.read_text()) if place.exists() else {}
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What checks said of the run when they were last asked; empty where they were not."""
+        place = self.path / "findings.json"
+        return json.loads(place.read_text()) if place.exists() else []
 
     def finished(self, cells: Iterable[str]) -> Iterator[tuple[str, set[int]]]:
         """Each cell with its ids that have a row; damaged shards are set aside, and so redone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,16 +100,20 @@ class Classifier(nn.Module):
         """Logits (B, K) of images x (B, channels, H, W) in [0, 1]."""
         self._check_images(x)
         self._check_mode()
-        if self.size is not None and x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(
-                x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
-            )
-        logits = self._checked_logits(self.network((x - self.mean) / self.std), len(x))
+        logits = self._checked_logits(self.unchecked(x), len(x))
         self._check_gradient(x, logits)
         if self._probe and len(logits):
             refuse_probabilities(logits, self.name)
             self._probe = False
         return logits
+
+    def unchecked(self, x: Tensor) -> Any:
+        """What the network returns of x, whatever that is and in whatever mode it is."""
+        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(
+                x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+            )
+        return self.network((x - self.mean) / self.std)
 
     def _check_images(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:

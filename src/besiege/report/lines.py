@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from besiege.checks.finding import Finding
 from besiege.core.stats import Interval, right_shares, share_interval, worst_case
 from besiege.report.curve import Curve
 
@@ -94,6 +95,17 @@ class Figures(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What else is in the folder."""
         ...
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What checks say of the run, gravest first."""
+        ...
+
+
+def touching(findings: Sequence[Finding], lines: Sequence[Line]) -> list[Finding]:
+    """Findings about the cells of a table; those about the whole run touch every table."""
+    cells = {line.cell for line in lines}
+    return [f for f in findings if not f.cells or cells & set(f.cells)]
 
 
 def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expected: int) -> Line:

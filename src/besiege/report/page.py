@@ -10,11 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from besiege.checks.finding import NOTE
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, by_threat, reach, spelt_radius, telling
 from besiege.report.figures import by_radius, curves, dots
-from besiege.report.lines import Line
+from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
 from besiege.report.tables import Summary, summarise
 
@@ -69,6 +70,8 @@ def _grids(summary: Summary) -> list[dict[str, Any]]:
                 if (w.threat, w.targeted) == (threat, lines[0].targeted)
             },
             "dots": Markup(dots(lines)),
+            "grave": [f for f in touching(summary.findings, lines) if f.level != NOTE],
+            "notes": [f for f in touching(summary.findings, lines) if f.level == NOTE],
         }
         for (threat, goal), lines in groups.items()
     ]

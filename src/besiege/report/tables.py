@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
@@ -25,6 +26,7 @@ class Summary:
     curves: tuple[Curve, ...]  # accuracy at every radius, of attacks for the nearest point
     unfinished: tuple[str, ...]  # cells with fewer rows than asked for
     notes: tuple[str, ...]  # what else is in the folder
+    findings: tuple[Finding, ...] = ()  # of checks, gravest first
 
     def __str__(self) -> str:
         return as_text(self)
@@ -63,7 +65,9 @@ def summarise(path: Path) -> Summary:
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
     notes = tuple(_notes(folder, others))
     curves = tuple(curves_of(resolved["cells"], by_cell))
-    return Summary(name, lines, tuple(worsts_of(lines, by_cell)), curves, waiting, notes)
+    findings = tuple(map(from_record, folder.findings()))
+    worst = tuple(worsts_of(lines, by_cell))
+    return Summary(name, lines, worst, curves, waiting, notes, findings)
 
 
 def _notes(folder: RunFolder, others: int) -> Iterator[str]:

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from besiege.checks.finding import NOTE, STOP, WARN, Finding
 from besiege.core.stats import Interval
 from besiege.report.curve import Curve, by_threat, spelt_radius, telling
-from besiege.report.lines import Figures, Line
+from besiege.report.lines import Figures, Line, touching
 
 PLAIN_WIDTH = 150
+STYLES = {STOP: "bold red", WARN: "yellow"}
 LONG = "defense"  # the column that is folded where a table has no room
 
 
@@ -38,6 +40,7 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         groups.setdefault((line.threat, line.goal), []).append(line)
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
+        _findings(console, touching(summary.findings, lines), live)
     for curves in by_threat(summary.curves).values():
         console.print(_nearest(curves, live))
     for worst in summary.worst:
@@ -49,6 +52,17 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         console.print(Text(f"unfinished: {cell}"))
     for note in summary.notes:
         console.print(Text(f"note: {note}"))
+
+
+def _findings(console: Console, findings: list[Finding], live: bool) -> None:
+    """What may make the table above mean less; notes are counted."""
+    grave = [f for f in findings if f.level != NOTE]
+    for finding in grave:
+        console.print(Text(str(finding), style=STYLES[finding.level] if live else ""))
+    if notes := len(findings) - len(grave):
+        counted = ", ".join(sorted({f"{f.number} {f.name}" for f in findings if f.level == NOTE}))
+        text = f"{notes} note{'s' if notes > 1 else ''} of checks ({counted}): besiege check RUN"
+        console.print(Text(text))
 
 
 def _table(title: str, lines: list[Line], live: bool) -> Table:

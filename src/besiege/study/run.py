@@ -17,6 +17,7 @@ from besiege.core.store import RunFolder
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
 from besiege.study.engines.ray import Ray
+from besiege.study.examine import examine_run
 from besiege.study.experiment import Experiment
 from besiege.study.part import Part
 from besiege.study.planned import adapts, planned
@@ -81,6 +82,7 @@ def run_experiment(
         chosen = engine or engine_of(experiment.engine)
         with closing(chosen.run(build, work.tasks())) as outcomes:
             _commit(folder, prepared, work, outcomes, on_event)
+        examine_run(out)
     return out
 
 

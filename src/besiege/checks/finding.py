@@ -1,0 +1,177 @@
+"""What a check says: a finding, how grave it is, on what evidence, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from besiege.core.errors import one_of
+
+STOP, WARN, NOTE = "STOP", "WARN", "NOTE"
+LEVELS: Mapping[str, str] = {
+    STOP: "the number printed means nothing",
+    WARN: "the number may be too high",
+    NOTE: "what a reader has to know",
+}
+MOST_EXAMPLES = 10  # that a finding names
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """What a check saw, before it is known of which cells.
+
+    figure, threshold: the first is on the wrong side of the second. what: the sentence for a
+    reader. next: what to do. examples: rows, or ids, concerned. level: another than the check's.
+    """
+
+    figure: float
+    threshold: float
+    what: str
+    next: str
+    examples: tuple[int, ...] = ()
+    level: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A symptom with its check, and where it was seen.
+
+    about: the defense, link or cell, in words. cells: hashes of the cells whose figures it touches;
+    none where it touches all.
+    """
+
+    number: int
+    name: str
+    level: str
+    figure: float
+    threshold: float
+    what: str
+    next: str
+    examples: tuple[int, ...] = ()
+    about: str = ""
+    cells: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f"{self.about}: " if self.about else ""
+        return f"{self.level} {self.number} {self.name}: {where}{self.what} {self.next}"
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored."""
+        found = asdict(self)
+        found["figure"], found["threshold"] = (_finite(v) for v in (self.figure, self.threshold))
+        return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def from_record(record: Mapping[str, Any]) -> Finding:
+    """The finding that `Finding.record` made."""
+    own = dict(record)
+    for name in ("examples", "cells"):
+        own[name] = tuple(own[name])
+    for name in ("figure", "threshold"):
+        own[name] = float("nan") if own[name] is None else own[name]
+    return Finding(**own)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of the 46: a pure function from evidence to a symptom or None.
+
+    family: heading of the page. gathered: who brings the evidence, "run" (`besiege check`) or
+    "doctor" (`besiege doctor`); "" where nobody does yet, and `missing` says why.
+
+    >>> from besiege.checks.catalog import CHECKS
+    >>> CHECKS[40].name
+    'too few images'
+    """
+
+    number: int
+    name: str
+    level: str
+    family: str
+    source: str
+    function: Callable[[Any], Symptom | None]
+    gathered: tuple[str, ...] = ()
+    missing: str = field(default="")
+
+    def __post_init__(self) -> None:
+        one_of("level", self.level, LEVELS, f"check {self.number}")
+
+    def __call__(
+        self, evidence: object, about: str = "", cells: Sequence[str] = ()
+    ) -> Finding | None:
+        """The finding of this evidence, if there is one."""
+        seen = self.function(evidence)
+        if seen is None:
+            return None
+        level = seen.level or self.level
+        return Finding(
+            self.number,
+            self.name,
+            level,
+            float(seen.figure),
+            float(seen.threshold),
+            seen.what,
+            seen.next,
+            tuple(int(i) for i in seen.examples[:MOST_EXAMPLES]),
+            about,
+            tuple(cells),
+        )
+
+
+class Gain(NamedTuple):
+    """A mean difference of pairs, and its 95 % limits."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired(more: Array, less: Array) -> Gain:
+    """Mean of more - less over examples, both (n,) in [0, 1], with its 95 % interval.
+
+    Agresti & Min 2005 (Statistics in Medicine 24, 729): Wald's interval after half a pair is added
+    each way, which holds for few examples and few discordant ones too; here for shares as well.
+
+    >>> paired(np.ones(8), np.zeros(8)).low > 0
+    True
+    """
+    d = np.asarray(more, float) - np.asarray(less, float)
+    n = len(d) + 2
+    mean = d.sum() / n
+    spread = max(((d**2).sum() + 1) / n - mean**2, 0.0)
+    half = 1.96 * float(np.sqrt(spread / n))
+    return Gain(float(d.mean()), float(mean - half), float(mean + half))
+
+
+def where(mask: Array, ids: Array | None = None) -> tuple[int, ...]:
+    """The ids, or rows, at which a mask (n,) is true."""
+    rows = np.flatnonzero(mask)
+    return tuple(int(i) for i in (rows if ids is None else np.asarray(ids)[rows]))
+
+
+def percent(share: float) -> str:
+    """A share as text.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares as text.
+
+    >>> points(0.1234)
+    '12.3 points'
+    """
+    return f"{100 * share:.1f} points"

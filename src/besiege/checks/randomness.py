@@ -1,0 +1,335 @@
+"""Checks 28 to 35: what is luck, and whose?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from besiege.checks.finding import NOTE, Array, Symptom, paired, percent, points, where
+
+FLIPS, MANY = 0.02, 10
+COST = 0.03
+COUPLED = 1e-4
+
+
+@dataclass(frozen=True)
+class Control:
+    """Shares right, (n,): as the evaluation counts them at eps = 0, and of the clean images."""
+
+    nothing: Array
+    clean: Array
+
+
+def zero_perturbation(e: Control) -> Symptom | None:
+    """Does an attack that may change nothing leave the clean figure?
+
+    Figure: clean accuracy minus that after attack and judge with eps = 0. Threshold: 0 is outside
+    the 95 % interval of the paired difference. What counts one lucky draw as a success fails here
+    (AutoAttack's random mode reports 57.5 % where 83.4 % is true).
+
+    To do: judge the points on fresh draws, and score the mean over them.
+    """
+    gain = paired(e.clean, e.nothing)
+    if gain.low <= 0 <= gain.high:
+        return None
+    return Symptom(
+        abs(gain.mean),
+        0,
+        f"with eps = 0 the evaluation reports {percent(float(e.nothing.mean()))} where "
+        f"{percent(float(e.clean.mean()))} is the clean figure.",
+        "Judge the points on fresh draws, and score the mean over them.",
+        where(e.nothing != e.clean),
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """right: (n, k) bool, of k draws each."""
+
+    right: Array
+    ids: Array | None = None
+
+
+def one_draw_flips(e: Answers) -> Symptom | None:
+    """Would the verdict of one draw differ from that of many?
+
+    Figure: the probability that one draw disagrees with the majority, mean over examples.
+    Threshold: 2 %. Where 10 draws or more were judged and their mean is the score it is a note: no
+    figure here rests on one draw.
+
+    To do: judge on many draws and print the mean.
+    """
+    k = e.right.shape[1]
+    if k < 2:
+        return None
+    p = e.right.mean(1)
+    flips = np.minimum(p, 1 - p)
+    if flips.mean() <= FLIPS:
+        return None
+    return Symptom(
+        flips.mean(),
+        FLIPS,
+        f"one draw disagrees with the majority of {k} on {percent(flips.mean())}.",
+        f"Judge on many draws ({k} here) and print the mean.",
+        where(flips > 0.2, e.ids),
+        NOTE if k >= MANY else "",
+    )
+
+
+@dataclass(frozen=True)
+class Luck:
+    """Shares right, (n,): where the attacker knows the draw that is judged, and on fresh draws."""
+
+    known: Array
+    fresh: Array
+
+
+def known_draw(e: Luck) -> Symptom | None:
+    """How much of the robustness is the attacker's not knowing the draw?
+
+    Figure: accuracy on fresh draws minus that on the one draw that the attacker was given. Always
+    noted for random defenses: a large difference is randomness, a small one is no robustness at
+    all or true robustness.
+
+    To do: read robust accuracy as luck up to this difference.
+    """
+    gap = float(e.fresh.mean() - e.known.mean())
+    return Symptom(
+        gap,
+        0,
+        f"accuracy is {percent(float(e.known.mean()))} if the attacker knows the draw, "
+        f"{percent(float(e.fresh.mean()))} on fresh ones.",
+        "Read robust accuracy as luck up to this difference.",
+    )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shares right, (n,), of two ways to spend equal cost; names say draws x steps."""
+
+    first: Array
+    second: Array
+    names: tuple[str, str]
+
+
+def draws_or_steps(e: Split) -> Symptom | None:
+    """At equal cost, are many draws of few steps better than few draws of many?
+
+    Figure: the difference in accuracy. Threshold: 3 points beyond its 95 % interval.
+
+    To do: spend the passes as the winner.
+    """
+    gain = paired(e.first, e.second)
+    if abs(gain.mean) <= COST or gain.low <= 0 <= gain.high:
+        return None
+    winner, loser = e.names[::-1] if gain.mean > 0 else e.names
+    return Symptom(
+        abs(gain.mean),
+        COST,
+        f"at equal cost {winner} leaves {points(abs(gain.mean))} less than {loser}.",
+        f"Spend the passes as {winner}.",
+    )
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """distinct: how many different outputs `asked` calls with different keys gave (one image)."""
+
+    distinct: int
+    asked: int
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Numbers that name random streams: of the judge's draws, and of those the attacker saw."""
+
+    judge: Array
+    attacker: Array
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Shares right, (n,): on the draws that judged, and on draws of another seed."""
+
+    judged: Array
+    other: Array
+
+
+@dataclass(frozen=True)
+class Unkeyed:
+    """link: its name; differs: it answers differently to the same image and draw; draws: it says
+    that it is random."""
+
+    link: str
+    differs: bool
+    draws: bool
+
+
+def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
+    """Does the judge draw afresh?
+
+    Figure: one of four. Of a defense that calls itself random and is asked with several keys, the
+    number of different outputs. The random streams that attacker and judge share. Accuracy on the
+    judge's draws minus that on draws of another seed. Whether a link answers differently to one
+    image and draw. Thresholds: more than one output, no stream, an interval that holds 0; such a
+    link has to say that it is random, and if it does, its rows are fair but can never be made
+    again (a note).
+
+    To do: give the judge a stream that no attacker can name, and let a defense draw from the
+    key, or from the global generators (`Opaque`), which it must not seed.
+    """
+    if isinstance(e, Unkeyed):
+        return _unkeyed(e)
+    if isinstance(e, Repeats):
+        if e.distinct > 1 or e.asked < 2:
+            return None
+        return Symptom(
+            e.distinct,
+            1,
+            f"a defense that says it is random gave the same output {e.asked} times.",
+            "It seeds its own generator in every call: let it draw from the key, or from the "
+            "global generators unseeded.",
+        )
+    if isinstance(e, Streams):
+        both = np.intersect1d(e.judge, e.attacker)
+        if len(both) == 0:
+            return None
+        return Symptom(
+            len(both),
+            0,
+            f"the attacker saw {len(both)} of the judge's random streams.",
+            "Give the judge a stream that no attacker can name.",
+        )
+    gain = paired(e.other, e.judged)
+    if gain.low <= 0 <= gain.high:
+        return None
+    return Symptom(
+        abs(gain.mean),
+        0,
+        f"accuracy is {percent(float(e.judged.mean()))} on the judge's draws and "
+        f"{percent(float(e.other.mean()))} on others.",
+        "The points fit the judge's draws: judge on a stream that no attacker can name.",
+        where(e.other != e.judged),
+    )
+
+
+def _unkeyed(e: Unkeyed) -> Symptom | None:
+    if not e.differs:
+        return None
+    says = f"{e.link} answers differently to the same image and draw"
+    if e.draws:
+        means = "it keeps a generator of its own, and its rows can never be made again."
+        do = "Let it draw from the key, or from the global generators (Opaque)."
+        return Symptom(1, 0, f"{says}: {means}", do, level=NOTE)
+    means = "it says that it draws nothing, and would be judged once."
+    return Symptom(1, 0, f"{says}: {means}", "Give Opaque is_random=True.")
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """difference: (n,) largest change of an example's logits among other neighbours, or in another
+    order; scale: (n,) their largest entry."""
+
+    difference: Array
+    scale: Array
+
+
+def batch_coupling(e: Coupling) -> Symptom | None:
+    """Do an example's logits depend on its batch?
+
+    Figure: the largest change of a logit when neighbours or their order change, in units of the
+    example's largest logit, or of 1 where that is less. Threshold: 1e-4, far above what kernels
+    round by.
+
+    To do: take batch statistics and batch-wide means out of the network.
+    """
+    change = e.difference / np.maximum(e.scale, 1)
+    worst = float(np.nanmax(change))
+    if worst <= COUPLED:
+        return None
+    return Symptom(
+        worst,
+        COUPLED,
+        f"logits change by up to {worst:.2g} with the neighbours of an image.",
+        "Take batch statistics and batch-wide means out of the network.",
+        where(change > COUPLED),
+    )
+
+
+def best_of(right: Array, k: int) -> float:
+    """Mean probability that all of k draws, taken from those of `right` (n, m), are right.
+
+    >>> best_of(np.array([[True, False]]), 1), best_of(np.array([[True, False]]), 2)
+    (0.5, 0.0)
+    """
+    n = right.shape[1]
+    good = right.sum(1)
+    share = np.ones(len(right))
+    for i in range(k):
+        share *= np.maximum(good - i, 0) / (n - i)
+    return float(share.mean())
+
+
+@dataclass(frozen=True)
+class Luckiest:
+    """right: (n, k) under attack; control: (n, k) of the clean images, if there."""
+
+    right: Array
+    control: Array | None = None
+
+
+def best_of_k(e: Luckiest) -> Symptom | None:
+    """What would accuracy be if one wrong answer in k draws counted as broken?
+
+    Figure: the mean minus the best-of-k accuracy at the largest k. Always noted for a random
+    defense, beside the same of the clean images: what the control loses too is no attack.
+
+    To do: compare with the mean; what the control loses by k draws is no attack.
+    """
+    k = e.right.shape[1]
+    if k < 2:
+        return None
+    ks = sorted({1, min(5, k), k})
+    shown = ", ".join(f"{n}: {percent(best_of(e.right, n))}" for n in ks)
+    same = e.control is not None and e.control.shape[1] >= k
+    clean = (
+        ", ".join(f"{n}: {percent(best_of(e.control, n))}" for n in ks)
+        if same and e.control is not None
+        else ""
+    )
+    return Symptom(
+        best_of(e.right, 1) - best_of(e.right, k),
+        0,
+        f"right on all of k draws, {shown}{f'; without an attack {clean}' if clean else ''}.",
+        "Compare with the mean; what the control loses by k draws is no attack.",
+    )
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Shares of draws, (n,): right, and without an answer."""
+
+    right: Array
+    silent: Array
+
+
+def abstentions(e: Silence) -> Symptom | None:
+    """Does the defense abstain, and how is that counted?
+
+    Figure: the share of draws without an answer. Threshold: any; both ways are shown.
+
+    To do: say which; an abstention on a clean image is an error.
+    """
+    share = float(e.silent.mean())
+    if share == 0:
+        return None
+    right = float(e.right.mean())
+    return Symptom(
+        share,
+        0,
+        f"{percent(share)} of the answers are abstentions: accuracy {percent(right)} if they count "
+        f"as wrong, {percent(right + share)} if as right.",
+        "Say which; an abstention on a clean image is an error.",
+        where(e.silent > 0),
+    )
