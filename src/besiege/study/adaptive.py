@@ -29,9 +29,12 @@ from besiege.study.siege import Opponents, Siege
 
 BUDGET = 3000  # passes an image where the threat sets no limit
 PILOTS = 16  # images on which ways are tried
-SHORT = 8  # steps of a trial
-TRIED = 6  # ways to see the whole that are tried at most
+SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
+TRIED, KEPT = 6, 3  # ways to see the whole that are tried at most; and tried again
+LUCK = 0.05  # share of the pilots by which two ways may differ for nothing
+ALIKE, WORTH = 0.9, 0.5  # of the best gain: no worse than it, and worth a trial
 COSINE, MOST_DRAWS = 0.5, 16  # of a step's mean gradient with the true mean; draws for it
+RIVALS = 10  # readings beside its steps that a search makes at most: of each target, and of rivals
 CONFIRM = 16  # forward passes on which an example's best points are compared
 
 
@@ -55,11 +58,6 @@ class _Way:
     name: str
     view: Mapping[str, str]
     won: float = 0.0  # share of pilots and fresh draws
-    margin: float = 0.0  # mean, of the true defense; larger is better for the attacker
-
-    @property
-    def worth(self) -> tuple[float, float]:
-        return round(self.won, 2), self.margin
 
 
 def plan(
@@ -76,7 +74,7 @@ def plan(
 
     x (B, C, H, W) in [0, 1], goal (B,) labels, or targets where the threat is targeted, key: of
     the images; the first PILOTS are used. budget: forward and backward passes, draws counted.
-    Cost: for each link about 60 forwards an image and surrogate, then 6 short attacks.
+    Cost: for each link about 60 forwards a pilot and surrogate, then 6 short attacks and 3 longer.
     """
     x, goal, key = x[:PILOTS], goal[:PILOTS], key[:PILOTS]
     planner = _Planner(defense, threat, opponents or Opponents(), x, goal, key)
@@ -152,7 +150,10 @@ class _Planner:
         told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
         self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
         ranked = [n for n in tested.ranking if n != RANDOM]
-        return [n for n in ranked if gains[n] > 0.5 * max(gains[ranked[0]], 0)][:2] or ranked[:1]
+        best = gains[ranked[0]]
+        alike = [n for n in names if gains[n] >= ALIKE * best > 0]  # as the link ranks them
+        useful = [n for n in ranked if n not in alike and gains[n] > WORTH * max(best, 0)]
+        return [*alike, *useful][:2] or ranked[:1]
 
     def draws(self, way: _Way) -> int:
         """Draws a step: a power of two that gives the mean gradient a cosine with the true mean."""
@@ -171,16 +172,24 @@ class _Planner:
         """The ways by what a short attack through each is worth."""
         if len(ways) == 1:
             return list(ways)
-        tried = [self._tried(way, draws) for way in ways]
-        tried.sort(key=lambda way: way.worth, reverse=True)
+        tried = self._compared(ways, draws, SHORT)
+        # What gets a point across soonest is not always what gets most across.
+        return [*self._compared(tried[:KEPT], draws, LONGER), *tried[KEPT:]]
+
+    def _compared(self, ways: Sequence[_Way], draws: int, steps: int) -> list[_Way]:
+        """The ways after an attack of so many steps through each, the best first."""
+        tried = [self._tried(way, draws, steps) for way in ways]
+        most = max(way.won for way in tried)
+        # Of ways that no pilot tells apart the first is the one that was there before.
+        tried.sort(key=lambda way: 0 if way.won >= most - LUCK else 1 - way.won)
         for way in tried:
-            self.note(f"{way.name}: {way.won:.0%} of the pilots in {SHORT} steps")
+            self.note(f"{way.name}: {way.won:.0%} of the pilots in {steps} steps")
         return tried
 
     def united(self, ways: Sequence[_Way], draws: int, budget: int) -> Plan:
         """The searches, cheap and strong first, as many as the budget holds."""
         chosen: list[Recipe] = []
-        left = budget
+        left = budget - self.confirm * self.defense.passes  # for the claim
         for recipe in self._searches(ways, draws):
             cost = self._cost(recipe)
             if chosen and cost > left:
@@ -188,6 +197,8 @@ class _Planner:
                 continue
             chosen.append(recipe)
             left -= cost
+        if (rest := self._rest(ways[0], draws, left)) is not None:
+            chosen.append(rest)
         return Plan(self._union(chosen), tuple(self.notes), self.passes)
 
     def without_gradients(self, budget: int) -> Plan:
@@ -224,27 +235,35 @@ class _Planner:
         if not self.threat.targeted:
             yield search("targets", best, "multi-targeted of pgd", 90)
         yield search("square", _Way("as it is", {}), "square", 200, links="as-is", draws=1)
-        yield search("more draws", best, "apgd", 100, draws=2 * draws, loss="margin")
+        yield search("more draws", best, "pgd", 60, draws=max(8, 2 * draws) if self.random else 1)
         yield search("restarts", best, "pgd", 50, restarts=2, loss="dlr")
+
+    def _rest(self, way: _Way, draws: int, left: int) -> Recipe | None:
+        """One long search for all that is left, if that is worth a search."""
+        draws = max(8, 2 * draws) if self.random else 1
+        recipe = Recipe("the rest", view=way.view, draws=draws, confirm=self.confirm, steps=1)
+        once = self._cost(replace(recipe, steps=2)) - self._cost(recipe)
+        steps = (left - self._cost(replace(recipe, steps=0))) // once
+        return replace(recipe, steps=steps) if steps >= LONGER else None
 
     def _cost(self, recipe: Recipe) -> int:
         """Passes an image, at most."""
         once = self.defense.passes if recipe.view.get(VOTE) != "one" else 1
         each = 2 if recipe.attack == "square" else 2 * recipe.draws
-        tested = 3 * self.confirm * self.defense.passes
-        return recipe.restarts * recipe.steps * each * once + tested
+        asked = recipe.restarts * (recipe.steps * each + RIVALS * recipe.draws) * once
+        # Its last and best point and its claim, and two points beside each other in the union.
+        return asked + 5 * self.confirm * self.defense.passes
 
-    def _tried(self, way: _Way, draws: int) -> _Way:
-        recipe = Recipe("trial", "pgd", view=way.view, steps=SHORT, draws=draws)
+    def _tried(self, way: _Way, draws: int, steps: int) -> _Way:
+        recipe = Recipe("trial", "pgd", view=way.view, loss="margin", steps=steps, draws=draws)
         found = self._siege(recipe).attack(self.x, self.goal, self.key)
         meter, n = Meter(None), self.confirm
         whole = Oracle(
             self.defense, margin(), self.threat, meter, n, micro_batch=self.opponents.micro_batch
         )
         seen = whole(found.x, self.goal, self.key.fold("plan", "judged"), gradient=False)
-        assert seen.loss is not None
         self.passes += int((found.forwards + found.backwards).max()) + meter.forwards
-        return replace(way, won=float(seen.won.mean()), margin=float(seen.loss.mean()))
+        return replace(way, won=float(seen.won.mean()))
 
     def _siege(self, recipe: Recipe) -> Siege:
         return Siege(self.defense, recipe, self.threat, self.opponents)
