@@ -2,12 +2,12 @@
 
 photographs: tables III, VII and VIII of Qiu et al. 2020. FGSM, I-FGSM, L-BFGS, C&W and DeepFool,
 made once on bare MobileNetV2, then judged behind FD, RDG, Rand and their pairs, on 100 photographs
-of the NIPS 2017 development set at 299 px (all but FGSM on the first 50). channels: table 3 of
-Dziedzic and Krishnan 2020, lossy channels on 200 images of CIFAR-10 that ResNet-20 gets right. Data
+of the NIPS 2017 development set at 299 px. channels: table 3 of Dziedzic and
+Krishnan 2020, lossy channels on 200 images of CIFAR-10 that ResNet-20 gets right. Data
 in `../shared/data`.
 
 Each ends with attackers who know the defense, and prints its tables as Markdown. Without NAME both,
-and the figure docs/images/standard_attacks.svg. One thread takes about 16 minutes of CPU for
+and the figure docs/images/standard_attacks.svg. One thread takes about 30 minutes of CPU for
 the photographs and 5 for the channels.
 """
 
