@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 import besiege
+from besiege.core.comparisons import mcnemar
 from besiege.core.key import Key
 from besiege.core.stats import share_interval
 from besiege.models.classifier import Classifier
@@ -173,7 +173,7 @@ def cell(here: Tensor, plain: Tensor) -> str:
     won, lost = int((here & ~plain).sum()), int((plain & ~here).sum())
     if here is plain:
         return f"{shown} | "
-    p = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    p = mcnemar(won, lost)
     return f"{shown} | +{won} -{lost}, {f'p = {p:.2g}' if p >= 0.001 else 'p < 0.001'}"
 
 

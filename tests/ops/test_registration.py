@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import besiege
 from besiege.core.key import Key
-from besiege.defenses.transform import Named, surrogate_of
+from besiege.defenses.opaque import Opaque
+from besiege.defenses.transform import Graft, Named, surrogate_of
 from besiege.ops.registration import moved, movement
 
 X, _, _ = besiege.load_images("digits").take(range(10))
@@ -70,6 +71,22 @@ def test_every_link_has_it_as_a_surrogate_by_name():
     draw = link.draw(KEY, (1, 32, 32))
     y = surrogate_of(link, "moved")(X, draw)
     assert float(off(y, link.forward(X, draw)).median()) < float(off(X, y).median())
+
+
+def test_a_graft_asks_the_link_once_and_follows_that_very_answer():
+    """Also one with a generator of its own, whose second answer would be another movement."""
+    asked = []
+
+    def wandering(image):
+        asked.append(1)
+        return image.roll(len(asked), -1)
+
+    graft = Graft(Opaque(wandering, is_random=False), "moved")
+    x = X[:1].clone().requires_grad_()
+    y = graft.forward(x, None)
+    assert len(asked) == 1
+    y[0, 0, 10, 12].backward()
+    assert x.grad[0, 0].argmax().item() == 10 * 32 + 11
 
 
 def test_rows_do_not_see_their_batch():

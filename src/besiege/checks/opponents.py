@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from besiege.checks.finding import Array, Symptom, percent, points, where
+from besiege.checks.finding import Array, Symptom, percent, where
 from besiege.checks.pair import Pair
 from besiege.core.stats import share_interval
 
@@ -24,15 +24,10 @@ def less_knowledge_wins(e: Pair) -> Symptom | None:
     To do: the gradient is masked: change surrogates, draws or loss, and report the lower
     figure.
     """
-    gain = e.lower_by(SCORES)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         SCORES,
-        f"{e.names[1]}, without gradients, leaves {points(gain)} less than {e.names[0]}.",
+        lambda gain: f"{e.names[1]}, without gradients, leaves {gain} less than {e.names[0]}.",
         "The gradient is masked: change surrogates, draws or loss, and report the lower figure.",
-        where(e.first > e.second),
     )
 
 
@@ -45,17 +40,13 @@ def transfer_wins(e: Pair) -> Symptom | None:
     To do: the attack on the whole is weaker than one that ignores the defense: start from its
     points, change the surrogates, draw more.
     """
-    gain = e.lower_by(SCORES)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         SCORES,
-        f"{e.names[1]}, which never asks the defense, leaves {points(gain)} less than "
-        f"{e.names[0]}.",
+        lambda gain: (
+            f"{e.names[1]}, which never asks the defense, leaves {gain} less than {e.names[0]}."
+        ),
         "The attack on the whole is weaker than one that ignores the defense: start from its "
         "points, change the surrogates, draw more.",
-        where(e.first > e.second),
     )
 
 
@@ -99,15 +90,12 @@ def surrogates_differ(e: Pair) -> Symptom | None:
 
     To do: report the stronger; try further surrogates of that link.
     """
-    gain = e.lower_by(VIEWS)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         VIEWS,
-        f"{e.names[1]} leaves {points(gain)} less than {e.names[0]}, which sees links otherwise.",
+        lambda gain: (
+            f"{e.names[1]} leaves {gain} less than {e.names[0]}, which sees links otherwise."
+        ),
         f"Report {e.names[1]}; try further surrogates of that link.",
-        where(e.first > e.second),
     )
 
 
@@ -120,15 +108,10 @@ def leaving_out_wins(e: Pair) -> Symptom | None:
     To do: the surrogate of that link does harm: replace it (moved, soft, trained), keep the
     figure.
     """
-    gain = e.lower_by(SCORES)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         SCORES,
-        f"{e.names[1]}, which leaves links out, leaves {points(gain)} less than {e.names[0]}.",
+        lambda gain: f"{e.names[1]}, which leaves links out, leaves {gain} less than {e.names[0]}.",
         "The surrogate of that link does harm: replace it (moved, soft, trained), keep the figure.",
-        where(e.first > e.second),
     )
 
 

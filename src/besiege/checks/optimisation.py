@@ -195,15 +195,10 @@ def more_restarts_help(e: Pair) -> Symptom | None:
 
     To do: report the one with more, and let further restarts go on survivors.
     """
-    gain = e.lower_by(RESTARTS)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         RESTARTS,
-        f"{e.factor:.3g} times the restarts lower accuracy by {points(gain)}.",
+        lambda gain: f"{e.factor:.3g} times the restarts lower accuracy by {gain}.",
         f"Report {e.names[1]}, with more restarts on the survivors.",
-        where(e.first > e.second),
     )
 
 
@@ -303,15 +298,10 @@ def another_goal_is_better(e: Pair) -> Symptom | None:
 
     To do: unite both (`union`), or ascend that loss; cross-entropy may be saturated (5).
     """
-    gain = e.lower_by(TARGETED)
-    if gain is None:
-        return None
-    return Symptom(
-        gain,
+    return e.symptom(
         TARGETED,
-        f"{e.names[1]} lowers accuracy by {points(gain)} below {e.names[0]}.",
+        lambda gain: f"{e.names[1]} lowers accuracy by {gain} below {e.names[0]}.",
         "Unite both (`union`), or ascend that loss; cross-entropy may be saturated (5).",
-        where(e.first > e.second),
     )
 
 

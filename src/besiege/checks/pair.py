@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from besiege.checks.finding import Array, paired
+from besiege.checks.finding import Array, Symptom, paired, points, where
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,15 @@ class Pair:
     names: tuple[str, str] = ("the first", "the second")
     factor: float = 1.0
 
-    def lower_by(self, least: float) -> float | None:
-        """By how much the second leaves less accuracy, if by more than `least`.
+    def symptom(self, least: float, says: Callable[[str], str], to_do: str) -> Symptom | None:
+        """What there is to say where the second leaves less accuracy by more than `least`.
 
         On a random defense the interval has to be above zero too; on another it is a fact.
+        says: a sentence about the difference in points.
         """
         gain = paired(self.first, self.second)
         sure = gain.low > 0 or not self.random
-        return gain.mean if gain.mean > least and sure else None
+        if not (gain.mean > least and sure):
+            return None
+        told = says(points(gain.mean))
+        return Symptom(gain.mean, least, told, to_do, where(self.first > self.second))

@@ -65,22 +65,27 @@ def identity(x: Tensor, draw: Any) -> Tensor:
     return x
 
 
-def moved_by(link: Transform) -> Surrogate:
-    """The stand-in "moved": the input with its pixels where the link has put them.
+@dataclass(frozen=True, eq=False)
+class Follow:
+    """The stand-in "moved": the input with its pixels where `link` has put them.
 
     Of each example under its draw, as comparing what goes in and comes out shows (`movement`), so
     that a shift, a reflection or a smooth warp is followed whoever made it. Cost: one forward of
-    the link, and about as much as a small network's.
+    the link where its value is not at hand, and about as much as a small network's.
     """
 
-    def stand_in(x: Tensor, draw: Any) -> Tensor:
-        with torch.no_grad():
-            y = link.forward(x.detach(), draw)
-            found = movement(x.detach(), y)
-        z = moved(x, found)
-        return z if z.shape == y.shape else z.mean(1, keepdim=True).expand_as(y)
+    link: Transform
 
-    return stand_in
+    def __call__(self, x: Tensor, draw: Any) -> Tensor:
+        """What the link would return of x, but for all that it does beside moving pixels."""
+        return self.towards(x, self.link.forward(x.detach(), draw).detach())
+
+    def towards(self, x: Tensor, value: Tensor) -> Tensor:
+        """The same where the link has already returned `value`."""
+        with torch.no_grad():
+            found = movement(x.detach(), value)
+        z = moved(x, found)
+        return z if z.shape == value.shape else z.mean(1, keepdim=True).expand_as(value)
 
 
 def surrogate_of(link: Transform, name: str) -> Surrogate:
@@ -90,7 +95,7 @@ def surrogate_of(link: Transform, name: str) -> Surrogate:
     """
     table = {**link.surrogates}
     table.setdefault("identity", identity)
-    table.setdefault("moved", moved_by(link))
+    table.setdefault("moved", Follow(link))
     if name == "best":
         return next(iter(table.values()))
     if name not in table:
@@ -125,7 +130,8 @@ class Graft(Transform):
             return self.link.forward(x, draw)
         # Detached here, not under no_grad: a link may itself use autograd (an optimisation loop).
         value = self.link.forward(x.detach(), draw).detach()
-        smooth = stand_in(x, draw)
+        # A stand-in that follows the link would ask it for this value once more.
+        smooth = stand_in.towards(x, value) if isinstance(stand_in, Follow) else stand_in(x, draw)
         if smooth.shape != value.shape:
             raise BadSetting(
                 f'surrogate "{self.surrogate}" of {self.name} returns {tuple(smooth.shape)}, the '

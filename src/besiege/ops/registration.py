@@ -38,7 +38,7 @@ def movement(x: Tensor, y: Tensor) -> Movement:
     `BETTER` of it is not taken, so that noise and compression move nothing.
     """
     size = (y.shape[-2], y.shape[-1])
-    a = _turned(_grey(_resized(x, size)))  # (B, T, 1, H', W')
+    a = _turned(_grey(resized(x, size)))  # (B, T, 1, H', W')
     b = _grey(y)
     turn, shift, error = _rigid(a, b)
     each = torch.arange(len(a), device=a.device)
@@ -55,7 +55,7 @@ def movement(x: Tensor, y: Tensor) -> Movement:
 def moved(x: Tensor, movement: Movement) -> Tensor:
     """x (B, C, H, W) so moved, (B, C, H', W'); differentiable in x."""
     size = (movement.grid.shape[1], movement.grid.shape[2])
-    turned = _turned(_resized(x, size))
+    turned = _turned(resized(x, size))
     each = torch.arange(len(x), device=x.device)
     return _sampled(turned[each, movement.turn], movement.grid.to(x.dtype))
 
@@ -64,7 +64,8 @@ def _grey(x: Tensor) -> Tensor:
     return fold_sum(x)[:, None] / x.shape[1]
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear to (height, width); as it is if it has them."""
     if tuple(x.shape[-2:]) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
@@ -136,11 +137,11 @@ def _warp(a: Tensor, b: Tensor, flow: Tensor) -> Tensor:
             continue
         one, two = (F.interpolate(v, size, mode="area") for v in (a, b))
         scale = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]])
-        flow = _resized(flow, size) * scale[:, None, None]
+        flow = resized(flow, size) * scale[:, None, None]
         for _ in range(ROUNDS):
             flow = _smooth(flow + _lucas_kanade(_sampled(one, _grid(flow, size)), two))
     scale = flow.new_tensor([b.shape[-1] / flow.shape[-1], b.shape[-2] / flow.shape[-2]])
-    return _resized(flow, (b.shape[-2], b.shape[-1])) * scale[:, None, None]
+    return resized(flow, (b.shape[-2], b.shape[-1])) * scale[:, None, None]
 
 
 def _lucas_kanade(a: Tensor, b: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.threat import Threat
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
-from besiege.defenses.transform import Shape
-from besiege.study.descent import RANDOM, descent
+from besiege.study.descent import RANDOM, descent, known_surrogates
 from besiege.study.recipe import UNION, Recipe
 from besiege.study.siege import Opponents, Siege
 
@@ -119,7 +118,7 @@ class _Planner:
             found.append(_Way("all as moved", {**best, **dict.fromkeys(led, "moved")}))
         for link, names in ranking.items():
             found += [_Way(f"{link} by {name}", {**best, link: name}) for name in names[1:]]
-        kept = _same_shape(self.defense, self._shape())
+        kept = [link for link in ranking if "identity" in self._known(link)]
         if len(ranking) > 1:
             found += [_Way(f"without {link}", {**best, link: "skip"}) for link in kept]
         if kept and len(kept) == len(ranking):
@@ -128,9 +127,7 @@ class _Planner:
 
     def surrogates(self, link: str) -> list[str]:
         """The surrogates of a link that lead somewhere, best first; at most two."""
-        known = next(one for one in self.defense.links if one.name == link)
-        same = ["identity"] if link in _same_shape(self.defense, self._shape()) else []
-        names = list(dict.fromkeys([*known.surrogates, *same, "moved"]))
+        names = list(dict.fromkeys([*self._known(link), "moved"]))
         if len(names) == 1:
             return names
         tested = descent(
@@ -271,8 +268,9 @@ class _Planner:
     def _names(self) -> list[str]:
         return [link.name for link in self.defense.links]
 
-    def _shape(self) -> Shape:
-        return (self.x.shape[1], self.x.shape[2], self.x.shape[3])
+    def _known(self, link: str) -> tuple[str, ...]:
+        shape = (self.x.shape[1], self.x.shape[2], self.x.shape[3])
+        return known_surrogates(self.defense, link, shape)
 
     def _step(self) -> float:
         """Half of the ball's radius, as a change of every entry alike; at most 8/255."""
@@ -287,15 +285,3 @@ def _jumps(budget: int, passes: int) -> int:
     while (spent := spent + 25 * (steps + 1) ** 0.5 + 12) * passes <= budget:
         steps += 1
     return max(1, steps)
-
-
-def _same_shape(defense: Deployed, shape: Shape) -> list[str]:
-    """The links that keep the shape of the image."""
-    found = []
-    for part in defense.parts:
-        here = shape
-        for link in part.links:
-            after = link.out_shape(here)
-            found += [link.name] if after == here else []
-            here = after
-    return list(dict.fromkeys(found))

@@ -109,7 +109,7 @@ def descent(
     """
     if min(draws, fresh, directions) < 1 or not sizes or min(sizes) <= 0:
         raise BadSetting("descent: draws, fresh, directions >= 1 and sizes > 0 are needed.")
-    found = _link(defense, link, (x.shape[1], x.shape[2], x.shape[3]))
+    found = known_surrogates(defense, link, (x.shape[1], x.shape[2], x.shape[3]))
     names = tuple(surrogates) or found
     threat = Threat(Linf(max(sizes)), targeted=targeted)
     oracle = Oracle(defense, cross_entropy(), threat, Meter(None), draws, "loss", micro_batch)
@@ -135,8 +135,11 @@ def descent(
     return Descent(link, tuple(_steps(x, loss, names, slope, at_random, sizes)))
 
 
-def _link(defense: Deployed, link: str, image: Shape) -> tuple[str, ...]:
-    """The names of all surrogates of a link."""
+def known_surrogates(defense: Deployed, link: str, image: Shape) -> tuple[str, ...]:
+    """The names of a link's surrogates, and the identity where it keeps the shape.
+
+    image: shape of what the defense is given. Raises UnknownName for a link that is not there.
+    """
     for part in defense.parts:
         shape = image
         for one in part.links:

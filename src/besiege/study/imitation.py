@@ -17,6 +17,7 @@ from besiege.core.key import Key
 from besiege.defenses.network import MICRO_BATCH, in_micro_batches
 from besiege.defenses.transform import Shape, Surrogate, Transform, contents
 from besiege.models.sources import fill
+from besiege.ops.registration import resized
 from besiege.study.record import weights_hash
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Imitation(Transform):
             return x.new_zeros(0, out, *size)
         own = self.network.channels, self.network.out
         grey = (channels, out) != own
-        seen = _resized(x, size).float()
+        seen = resized(x, (size[0], size[1])).float()
         if grey:
             seen = seen.flatten(0, 1)[:, None].expand(-1, own[0], -1, -1)
         y = in_micro_batches(self.network, seen)
@@ -197,15 +198,8 @@ def _pairs(link: Transform, x: Tensor, key: Key, eps: float, copies: int) -> tup
             near = (x[some] + size * noise).clamp(0, 1)
             with torch.no_grad():
                 wanted.append(link.forward(near, link.draw(own.fold("draw"), shape)))
-            given.append(_resized(near, link.out_shape(shape)[1:]))
+            given.append(resized(near, link.out_shape(shape)[1:]))
     return torch.cat(given), torch.cat(wanted).detach().float()
-
-
-def _resized(x: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
-    """Bilinear to (height, width); as it is if it has them."""
-    if list(x.shape[2:]) == list(size):
-        return x
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
 def _initial(network: nn.Module, key: Key) -> dict[str, Tensor]:
