@@ -45,7 +45,7 @@ REPORT_MAY = (
 # Where components live, and the files of the folder that a component may import. What is named
 # catalog or __init__ may import its whole folder, and no component may import it.
 PROTOCOLS = {
-    "defenses": {"transform", "defense", "network"},
+    "defenses": {"transform", "defense", "imitation", "network"},
     "models": {"classifier", "sources"},
     "data": {"images", "members", "pictures", "download"},
     "attacks": {"attack", "threat", "loss", "oracle", "search", "decisions"},

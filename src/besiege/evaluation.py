@@ -19,6 +19,7 @@ from besiege.core.store import RunFolder
 from besiege.defenses.defense import Deployed
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
+from besiege.models.sources import weights_hash
 from besiege.report.tables import Summary, summarise
 from besiege.study.adaptive import BUDGET, plan
 from besiege.study.content import content
@@ -27,7 +28,7 @@ from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
 from besiege.study.recipe import ADAPTIVE, GIVEN, Recipe
 from besiege.study.recipes import RECIPES
-from besiege.study.record import cell_hash, describe, environment, weights_hash
+from besiege.study.record import cell_hash, describe, environment
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense

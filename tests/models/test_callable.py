@@ -11,8 +11,8 @@ from besiege.core.key import Key
 from besiege.defenses.defense import ABSTAIN, Defense
 from besiege.defenses.transform import Chain
 from besiege.models.callable import from_callable
+from besiege.models.sources import weights_hash
 from besiege.study.judge import Judging
-from besiege.study.record import weights_hash
 
 W = Key.root(5, [0]).normal(4, 3)[0]
 X = Key.root(0, range(5)).uniform(3, 6, 4)

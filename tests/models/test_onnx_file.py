@@ -13,7 +13,7 @@ from besiege.core.errors import BadModel, BadSetting
 from besiege.core.key import Key
 from besiege.defenses.transform import Chain
 from besiege.models.catalog import load_model
-from besiege.study.record import weights_hash
+from besiege.models.sources import weights_hash
 
 W = Key.root(1, [0]).normal(3, 12)[0].numpy()
 X = Key.root(0, range(5)).uniform(3, 2, 2)

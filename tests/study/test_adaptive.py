@@ -150,6 +150,66 @@ def test_a_run_writes_its_plan_down_and_it_runs_again(tmp_path):
     assert all(p["notes"] or p["recipe"]["union"] for p in plans)
 
 
+NEGATIVE = """
+import numpy as np
+import torch
+import besiege
+
+
+def negative(image: np.ndarray) -> np.ndarray:
+    return 255 - image
+
+
+def make_model():
+    return besiege.from_callable(Negatives().eval(), 10, channels=1)
+
+
+class Negatives(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = besiege.load_model("digits-cnn")
+
+    def forward(self, x):
+        return self.net(1 - x)
+"""
+
+
+@pytest.fixture(scope="module")
+def negatives(tmp_path_factory):
+    """A classifier of negatives, behind a link that makes them: every known surrogate misleads."""
+    path = tmp_path_factory.mktemp("negative") / "mine.py"
+    path.write_text(NEGATIVE)
+    return {
+        **SETTINGS,
+        "data": {"source": "digits", "n": 12},
+        "model": f"{path}:make_model",
+        "defense": [
+            {"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}
+        ],
+        "threat": [{"eps": 0.15, "passes": 400}],
+        "recipe": [{"kind": "bpda", "steps": 20}, {"kind": "adaptive"}],
+    }
+
+
+def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(negatives, tmp_path):
+    out = run_experiment(experiment_from(negatives), tmp_path / "run")
+    (planned,) = RunFolder(out).resolved()["plans"].values()
+    view = planned["recipe"]["union"][0]["view"]["negative"]
+    assert view.startswith("learned:learned") and (out / view.partition(":")[2]).exists()
+    assert any("a network learned it" in note for note in planned["notes"])
+    right = {"bpda": [], "adaptive": []}
+    for row in RunFolder(out).rows():
+        recipe = next(c["recipe"] for c in cells(out) if c["cell"] == row["cell"])
+        right[recipe] += [predicted == row["label"] for predicted in row["predicted"]]
+    assert np.mean(right["bpda"]) > 0.9 and np.mean(right["adaptive"]) < 0.5
+    moved = out.rename(tmp_path / "elsewhere")
+    seen = []
+    run_experiment(experiment_from(negatives), moved, seen.append)
+    assert seen[0].done == seen[0].total  # found in the folder's new place, nothing made anew
+    again = run_experiment(load_experiment(moved / "planned.toml"), tmp_path / "again")
+    assert rows(moved) == rows(again)
+
+
 def test_in_memory_it_is_a_recipe_like_any_other():
     defense = Defense(besiege.parse_chain("noise:scale=0.1"), NET)
     found = besiege.evaluate(defense, X[:4], Y[:4], Linf(0.3), recipes=["adaptive"], draws=4)

@@ -13,6 +13,7 @@ from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.defenses.defense import Defense
+from besiege.defenses.noise import Noise
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, linear_classifier
 from besiege.study.experiment import experiment_from
@@ -144,3 +145,21 @@ def test_an_experiment_names_a_union_and_rows_say_which_found_the_point(tmp_path
     bad = {"kind": "union", "union": [{"kind": "bpda", "attack": "pdg"}]}
     with pytest.raises(UnknownName, match="pdg"):
         experiment_from({**SETTINGS, "recipe": [bad]})
+
+
+def test_a_search_may_begin_where_others_ended():
+    """Of every row, also where rows are searched apart because they take other draws."""
+    step = "pgd:start=former,step=0.000001"
+    noisy = Defense(Chain((Noise(scale=0.05),)), MODEL)
+    former = (X + 0.01).clamp(0, 1)
+    for defense, recipe in (
+        (BARE, Recipe("r", step, steps=1)),
+        (noisy, Recipe("r", step, steps=1, cosine=0.9, most_draws=8)),
+    ):
+        siege = Siege(defense, recipe, Threat(Linf(0.02)))
+        found = siege.attack(X, OWN, KEY, former=former)
+        torch.testing.assert_close(found.x, former, rtol=0, atol=1e-6)
+        assert not torch.allclose(siege.attack(X, OWN, KEY).x, former, rtol=0, atol=1e-3)
+    second = union(Recipe("one", "none", steps=0), Recipe("two", step, steps=1))
+    found = Siege(BARE, second, Threat(Linf(0.02))).attack(X, OWN, KEY)
+    torch.testing.assert_close(found.x, X, rtol=0, atol=1e-6)

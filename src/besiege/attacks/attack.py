@@ -123,10 +123,13 @@ class Problem:
     threat: Threat
     steps: int  # how many the search will make, for schedules
     random: bool = False  # what the oracle asks draws: two readings of one point differ
+    former: Tensor | None = None  # points like x0 that earlier searches have left
 
     def take(self, index: Tensor) -> Problem:
         """The problem of some rows."""
-        return replace(self, x0=self.x0[index], goal=self.goal[index], key=self.key[index])
+        former = None if self.former is None else self.former[index]
+        x0, goal, key = self.x0[index], self.goal[index], self.key[index]
+        return replace(self, x0=x0, goal=goal, key=key, former=former)
 
     def ask(self, x: Tensor, step: int, *parts: int | str) -> Reading:
         """The reading at x in step `step`; name further `parts` for a second one in that step.

@@ -34,13 +34,14 @@ def pgd(
         constant step of 2.5 / steps 95 %.
     direction: "steepest" in the ball's norm (the sign for linf), or "normalised": the gradient at
         root mean square 1 whatever the ball, which keeps its proportions.
-    start: "random" or "clean".
+    start: "random", "clean", or "former": the best point that earlier searches of a union have left
+        (random where there is none).
     Cost: one forward and one backward pass a draw and step.
     """
     for kind, got, valid in (
         ("decay", decay, DECAYS),
         ("direction", direction, ("steepest", "normalised")),
-        ("start", start, ("random", "clean")),
+        ("start", start, ("random", "clean", "former")),
     ):
         one_of(kind, got, valid, "attack pgd")
     if step <= 0:
@@ -49,6 +50,8 @@ def pgd(
     def init(p: Problem) -> Point:
         if start == "clean":
             return Point(p.x0)
+        if start == "former" and p.former is not None:
+            return Point(p.former)
         return Point(p.threat.ball.start(p.x0, p.key.fold("start")))
 
     def along(p: Problem, slope: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,6 +16,7 @@ from besiege.core.entry import Catalog, Entry
 from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.key import Key
 from besiege.core.passes import passing
+from besiege.defenses.imitation import LEARNED, Imitation, read_imitator
 from besiege.defenses.transform import Chain, Frozen, Graft, Shape, Transform
 from besiege.models.classifier import ACCESS, Classifier
 from besiege.models.stages import frozen
@@ -306,16 +309,19 @@ class Defense(Deployed):
     def seen_through(self, view: Mapping[str, str]) -> Defense:
         """What an attacker builds of this defense. Call it in `study.recipe` only.
 
-        view: link name -> a surrogate's name, "as-is", "skip", "frozen" or "frozen:SURROGATE";
-        links that it does not name are seen as they are. STAGES stands for the random stages of
-        the classifier, where it has some: "frozen" or "as-is". VOTE stands for the vote over more
-        than one draw: "as-is" or "one", a single draw, which `draws` of the recipe average over.
+        view: link name -> a surrogate's name, "as-is", "skip", "frozen", "frozen:SURROGATE" or
+        "learned:FILE" (see `write_imitator`); links that it does not name are seen as they are.
+        STAGES stands for the random stages of the classifier, where it has some: "frozen" or
+        "as-is". VOTE stands for the vote over more than one draw: "as-is" or "one", a single draw,
+        which `draws` of the recipe average over.
         Raises UnknownName for a link that is not there, or another view of STAGES.
         """
         for name in view:
             if name not in (known := self.viewable):
                 raise unknown("link", name, known, where=f'a view of the chain "{self.chain.name}"')
-        links = [_seen(link, view.get(link.name, "as-is")) for link in self.chain.links]
+        held = next(chain(self.classifier.parameters(), self.classifier.buffers()), None)
+        device = torch.device("cpu") if held is None else held.device
+        links = [_seen(link, view.get(link.name, "as-is"), device) for link in self.chain.links]
         stages = STAGES in self.viewable and STAGES not in [link.name for link in self.links]
         how = view.get(STAGES, "as-is") if stages else "as-is"
         if how not in ("as-is", "frozen"):
@@ -335,12 +341,14 @@ class Defense(Deployed):
         return replace(self, classifier=change(self.classifier))
 
 
-def _seen(link: Transform, how: str) -> Transform | None:
+def _seen(link: Transform, how: str, device: torch.device) -> Transform | None:
     if how == "skip":
         return None
     if how == "as-is":
         return link
-    kind, _, surrogate = how.partition(":")
+    kind, _, rest = how.partition(":")
     if kind == "frozen":
-        return Graft(Frozen(link), surrogate or "best")
+        return Graft(Frozen(link), rest or "best")
+    if kind == LEARNED and rest:
+        return Graft(Imitation(link, read_imitator(Path(rest), device)), LEARNED)
     return Graft(link, how)

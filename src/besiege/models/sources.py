@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -202,3 +203,14 @@ imported (No module named 'no_such_package'): pip install "besiege[onnx]".
             f"model {model} needs the package {module.partition('.')[0]}, which cannot be imported "
             f'({error}): pip install "besiege[{extra}]".'
         ) from error
+
+
+def weights_hash(*modules: nn.Module) -> str:
+    """16 hex digits over the parameters and buffers of modules."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+    return digest.hexdigest()[:16]

@@ -2,17 +2,17 @@
 
 Nothing that a defense says of itself is believed but the names of its links. On a few pilot images
 each surrogate of each link has to move the true loss (`descent`), each way to see the whole is
-tried in a short attack, and the noise of the gradients says how many draws they are worth. What
-comes out is a recipe, a union of searches with the cheap and strong first, that can be written into
-an experiment and run again.
+tried in a short attack, and the noise of the gradients says how many draws they are worth. Where
+that is not enough, a network learns what each link does. What comes out is a recipe, a union of
+searches with the cheap and strong first (`schedule`), that can be written into an experiment and
+run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import count
+from pathlib import Path
 
 from torch import Tensor
 
@@ -22,18 +22,23 @@ from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.threat import Threat
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
-from besiege.study.descent import RANDOM, descent, known_surrogates
-from besiege.study.recipe import UNION, Recipe
+from besiege.defenses.imitation import LEARNED, write_imitator
+from besiege.study.descent import RANDOM, Descent, descent, known_surrogates
+from besiege.study.imitation import imitate
+from besiege.study.recipe import Recipe
+from besiege.study.schedule import Schedule, Way
 from besiege.study.siege import Opponents, Siege
 
 BUDGET = 3000  # passes an image where the threat sets no limit
 PILOTS = 16  # images on which ways are tried
+PUPILS = 64  # images that a network learns a link from, at most
+LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
-TRIED, KEPT = 6, 3  # ways to see the whole that are tried at most; and tried again
+TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
+ENOUGH = 0.9  # won of the pilots: nothing else is looked for
 LUCK = 0.05  # share of the pilots by which two ways may differ for nothing
 ALIKE, WORTH = 0.9, 0.5  # of the best gain: no worse than it, and worth a trial
 COSINE, MOST_DRAWS = 0.5, 16  # of a step's mean gradient with the true mean; draws for it
-RIVALS = 10  # readings beside its steps that a search makes at most: of each target, and of rivals
 CONFIRM = 16  # forward passes on which an example's best points are compared
 
 
@@ -42,21 +47,13 @@ class Plan:
     """A recipe, and what was measured on the way to it.
 
     notes: a sentence each, in the order in which things were found.
-    passes: forward and backward passes a pilot image that planning took.
+    passes: forward and backward passes a pilot image that planning took; those of the networks
+        that it trained are not among them.
     """
 
     recipe: Recipe
     notes: tuple[str, ...]
     passes: int
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A way to see the defense, and what a short attack through it was worth on the pilots."""
-
-    name: str
-    view: Mapping[str, str]
-    won: float = 0.0  # share of pilots and fresh draws
 
 
 def plan(
@@ -68,20 +65,36 @@ def plan(
     *,
     budget: int = BUDGET,
     opponents: Opponents | None = None,
+    folder: Path | None = None,
 ) -> Plan:
     """How to attack `defense` under `threat`, for at most `budget` passes an image.
 
     x (B, C, H, W) in [0, 1], goal (B,) labels, or targets where the threat is targeted, key: of
-    the images; the first PILOTS are used. budget: forward and backward passes, draws counted.
-    Cost: for each link about 60 forwards a pilot and surrogate, then 6 short attacks and 3 longer.
+    the images; the first PILOTS are used, and PUPILS to learn from. budget: forward and backward
+    passes, draws counted. opponents: its models, if any, are others to transfer points from.
+    folder: where networks that imitate links are kept, which the recipe names; None trains none.
+    Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
+    where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
+    longer attacks more.
     """
-    x, goal, key = x[:PILOTS], goal[:PILOTS], key[:PILOTS]
-    planner = _Planner(defense, threat, opponents or Opponents(), x, goal, key)
+    opponents = opponents or Opponents()
+    planner = _Planner(defense, threat, opponents, x, goal, key)
+    ways, draws = [Way("best surrogates", {})], 1
     if threat.access != "gradients":
-        return planner.without_gradients(budget)
-    ways = planner.ways()
-    draws = planner.draws(ways[0])
-    return planner.united(planner.ranked(ways, draws), draws, budget)
+        planner.note(f"access to {threat.access} only: no surrogate was tried")
+    else:
+        ways = planner.ways()
+        draws = planner.draws(ways[0])
+        ways = planner.ranked(ways, draws)
+        if planner.defense.links and ways[0].won < ENOUGH:
+            if folder is not None:
+                ways = planner.taught(ways, draws, folder)
+            draws = planner.refined(ways[0], draws)
+    schedule = Schedule(
+        defense, threat, ways, draws, planner.confirm, planner.random, (*opponents.models,), budget
+    )
+    recipe, left_out = schedule.recipe()
+    return Plan(recipe, (*planner.notes, *left_out), planner.passes)
 
 
 class _Planner:
@@ -96,8 +109,11 @@ class _Planner:
         goal: Tensor,
         key: Key,
     ) -> None:
-        self.defense, self.threat, self.opponents = defense, threat, opponents
-        self.x, self.goal, self.key = x, goal, key
+        self.defense, self.threat = defense, threat
+        self.pupils, self.pupils_key = x[:PUPILS], key[:PUPILS].fold("plan", "learn")
+        self.x, self.goal, self.key = x[:PILOTS], goal[:PILOTS], key[:PILOTS]
+        # Batches are filled up to their size: of so few images, smaller ones cost less.
+        self.opponents = replace(opponents, micro_batch=min(opponents.micro_batch, len(self.x)))
         self.random = defense.is_random((x.shape[1], x.shape[2], x.shape[3]))
         self.confirm = max(1, CONFIRM // defense.passes) if self.random else 1
         self.notes: list[str] = []
@@ -106,23 +122,26 @@ class _Planner:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def ways(self) -> list[_Way]:
+    def ways(self) -> list[Way]:
         """The ways worth a trial: the best surrogate of each link, then one change at a time."""
         base = {VOTE: "one"} if VOTE in self.defense.viewable else {}
         ranking = {link: self.surrogates(link) for link in self._names()}
         best = {**base, **{link: names[0] for link, names in ranking.items()}}
-        found = [_Way("best surrogates", best)]
+        found = [Way("best surrogates", best)]
         # Two links that each move the image can look right one by one and be wrong together.
         led = [n for n in ranking if ranking[n][0] not in ("exact", "moved")]
         if len(led) > 1:
-            found.append(_Way("all as moved", {**best, **dict.fromkeys(led, "moved")}))
+            found.append(Way("all as moved", {**best, **dict.fromkeys(led, "moved")}))
+        same = [link for link in ranking if "identity" in self._known(link)]
+        if len(same) == len(ranking) > 1 and {best[link] for link in same} != {"identity"}:
+            # What one link does to the gradient another may undo.
+            found.append(Way("all by identity", {**best, **dict.fromkeys(same, "identity")}))
         for link, names in ranking.items():
-            found += [_Way(f"{link} by {name}", {**best, link: name}) for name in names[1:]]
-        kept = [link for link in ranking if "identity" in self._known(link)]
+            found += [Way(f"{link} by {name}", {**best, link: name}) for name in names[1:]]
         if len(ranking) > 1:
-            found += [_Way(f"without {link}", {**best, link: "skip"}) for link in kept]
-        if kept and len(kept) == len(ranking):
-            found.append(_Way("classifier alone", {**base, **dict.fromkeys(kept, "skip")}))
+            found += [Way(f"without {link}", {**best, link: "skip"}) for link in same]
+        if same and len(same) == len(ranking):
+            found.append(Way("classifier alone", {**base, **dict.fromkeys(same, "skip")}))
         return found[:TRIED]
 
     def surrogates(self, link: str) -> list[str]:
@@ -130,7 +149,20 @@ class _Planner:
         names = list(dict.fromkeys([*self._known(link), "moved"]))
         if len(names) == 1:
             return names
-        tested = descent(
+        tested = self.tested(link, names)
+        gains = {name: tested.gain(name) for name in names}
+        told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
+        self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
+        ranked = [n for n in tested.ranking if n != RANDOM]
+        best = gains[ranked[0]]
+        alike = [n for n in names if gains[n] >= ALIKE * best > 0]  # as the link ranks them
+        useful = [n for n in ranked if n not in alike and gains[n] > WORTH * max(best, 0)]
+        return [*alike, *useful][:2] or ranked[:1]
+
+    def tested(self, link: str, names: Sequence[str]) -> Descent:
+        """What single steps along surrogates of a link are worth."""
+        self.passes += (1 + len(names) + 2) * 8 + 2 * 4 * len(names)
+        return descent(
             self.defense,
             link,
             self.x,
@@ -142,17 +174,8 @@ class _Planner:
             targeted=self.threat.targeted,
             micro_batch=self.opponents.micro_batch,
         )
-        self.passes += (1 + len(names) + 2) * 8 + 2 * 4 * len(names)
-        gains = {name: tested.gain(name) for name in names}
-        told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
-        self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
-        ranked = [n for n in tested.ranking if n != RANDOM]
-        best = gains[ranked[0]]
-        alike = [n for n in names if gains[n] >= ALIKE * best > 0]  # as the link ranks them
-        useful = [n for n in ranked if n not in alike and gains[n] > WORTH * max(best, 0)]
-        return [*alike, *useful][:2] or ranked[:1]
 
-    def draws(self, way: _Way) -> int:
+    def draws(self, way: Way) -> int:
         """Draws a step: a power of two that gives the mean gradient a cosine with the true mean."""
         if not self.random:
             return 1
@@ -165,7 +188,7 @@ class _Planner:
         self.note(f"noise of the gradient: {draws} draws a step for a cosine of {COSINE:g}")
         return draws
 
-    def ranked(self, ways: Sequence[_Way], draws: int) -> list[_Way]:
+    def ranked(self, ways: Sequence[Way], draws: int) -> list[Way]:
         """The ways by what a short attack through each is worth."""
         if len(ways) == 1:
             return list(ways)
@@ -173,7 +196,7 @@ class _Planner:
         # What gets a point across soonest is not always what gets most across.
         return [*self._compared(tried[:KEPT], draws, LONGER), *tried[KEPT:]]
 
-    def _compared(self, ways: Sequence[_Way], draws: int, steps: int) -> list[_Way]:
+    def _compared(self, ways: Sequence[Way], draws: int, steps: int) -> list[Way]:
         """The ways after an attack of so many steps through each, the best first."""
         tried = [self._tried(way, draws, steps) for way in ways]
         most = max(way.won for way in tried)
@@ -183,75 +206,35 @@ class _Planner:
             self.note(f"{way.name}: {way.won:.0%} of the pilots in {steps} steps")
         return tried
 
-    def united(self, ways: Sequence[_Way], draws: int, budget: int) -> Plan:
-        """The searches, cheap and strong first, as many as the budget holds."""
-        chosen: list[Recipe] = []
-        left = budget - self.confirm * self.defense.passes  # for the claim
-        for recipe in self._searches(ways, draws):
-            cost = self._cost(recipe)
-            if chosen and cost > left:
-                self.note(f"left out, since {left} passes remain of {budget}: {recipe.name}")
+    def taught(self, ways: Sequence[Way], draws: int, folder: Path) -> list[Way]:
+        """The ways, and those through networks that learn here what links do, the best first."""
+        best, found = ways[0], dict[str, Way]()
+        size = max(1, PIXELS // (self.x.shape[2] * self.x.shape[3]))
+        for link in self.defense.links:
+            if "exact" in link.surrogates:
                 continue
-            chosen.append(recipe)
-            left -= cost
-        if (rest := self._rest(ways[0], draws, left)) is not None:
-            chosen.append(rest)
-        return Plan(self._union(chosen), tuple(self.notes), self.passes)
+            pupils, key, batch = self.pupils, self.pupils_key, min(16, size)
+            network = imitate(link, pupils, key, steps=LESSONS, batch=batch).network
+            how = f"{LEARNED}:{write_imitator(network, folder)}"
+            gain = self.tested(link.name, [how]).gain(how)
+            self.note(f"{link.name}: a network learned it; a step along it gains {gain:+.2f}")
+            found[link.name] = Way(f"{link.name} as learned", {**best.view, link.name: how})
+        if len(found) > 1:
+            views = {name: way.view[name] for name, way in found.items()}
+            found["all"] = Way("all as learned", {**best.view, **views})
+        if not found:
+            return list(ways)
+        return [*self._compared([best, *found.values()], draws, LONGER), *ways[1:]]
 
-    def without_gradients(self, budget: int) -> Plan:
-        """For an attacker who hears scores, or labels only."""
-        self.note(f"access to {self.threat.access} only: no surrogate was tried")
-        by_labels = partial(Recipe, "labels", "hop-skip-jump", "as-is", confirm=self.confirm)
-        if self.threat.access == "labels":
-            found = [by_labels(steps=_jumps(budget, self.defense.passes))]
-        else:
-            each = self.defense.passes * (2 if self.random else 1)
-            scores = Recipe("scores", "square", "as-is", steps=budget * 2 // 3 // each)
-            found = [scores, by_labels(steps=_jumps(budget // 3, self.defense.passes))]
-        return Plan(self._union(found), tuple(self.notes), self.passes)
+    def refined(self, way: Way, draws: int) -> int:
+        """Draws a step: four times as many where they win more."""
+        if not self.random or 4 * draws > MOST_DRAWS:
+            return draws
+        tried = self._tried(way, 4 * draws, LONGER)
+        self.note(f"{way.name}: {tried.won:.0%} of the pilots with {4 * draws} draws a step")
+        return 4 * draws if tried.won > way.won + LUCK else draws
 
-    def _union(self, searches: Sequence[Recipe]) -> Recipe:
-        return Recipe(
-            "adaptive", attack=UNION, steps=0, union=tuple(searches), confirm=self.confirm
-        )
-
-    def _searches(self, ways: Sequence[_Way], draws: int) -> Iterator[Recipe]:
-        """Each with another name, and none that a former one makes idle."""
-        number = count(1)
-
-        def search(what: str, way: _Way, attack: str, steps: int, **more: object) -> Recipe:
-            name = f"{next(number)} {what}, {way.name}"
-            settings = {"draws": draws, "confirm": self.confirm, **more}
-            return Recipe(name, attack, view=way.view, steps=steps, **settings)  # type: ignore[arg-type]
-
-        best = ways[0]
-        yield search("pgd", best, "pgd", 20, draws=max(1, draws // 4))
-        yield search("apgd", best, "apgd", 50, loss="dlr")
-        for way in ways[1:3]:
-            yield search("pgd", way, "pgd", 30)
-        if not self.threat.targeted:
-            yield search("targets", best, "multi-targeted of pgd", 90)
-        yield search("square", _Way("as it is", {}), "square", 200, links="as-is", draws=1)
-        yield search("more draws", best, "pgd", 60, draws=max(8, 2 * draws) if self.random else 1)
-        yield search("restarts", best, "pgd", 50, restarts=2, loss="dlr")
-
-    def _rest(self, way: _Way, draws: int, left: int) -> Recipe | None:
-        """One long search for all that is left, if that is worth a search."""
-        draws = max(8, 2 * draws) if self.random else 1
-        recipe = Recipe("the rest", view=way.view, draws=draws, confirm=self.confirm, steps=1)
-        once = self._cost(replace(recipe, steps=2)) - self._cost(recipe)
-        steps = (left - self._cost(replace(recipe, steps=0))) // once
-        return replace(recipe, steps=steps) if steps >= LONGER else None
-
-    def _cost(self, recipe: Recipe) -> int:
-        """Passes an image, at most."""
-        once = self.defense.passes if recipe.view.get(VOTE) != "one" else 1
-        each = 2 if recipe.attack == "square" else 2 * recipe.draws
-        asked = recipe.restarts * (recipe.steps * each + RIVALS * recipe.draws) * once
-        # Its last and best point and its claim, and two points beside each other in the union.
-        return asked + 5 * self.confirm * self.defense.passes
-
-    def _tried(self, way: _Way, draws: int, steps: int) -> _Way:
+    def _tried(self, way: Way, draws: int, steps: int) -> Way:
         recipe = Recipe("trial", "pgd", view=way.view, loss="margin", steps=steps, draws=draws)
         found = self._siege(recipe).attack(self.x, self.goal, self.key)
         meter, n = Meter(None), self.confirm
@@ -277,11 +260,3 @@ class _Planner:
         unit = 1 / 255
         size = self.threat.ball.size((self.x + unit).clamp(0, 1), self.x).clamp_min(1e-12)
         return float((unit * self.threat.ball.eps / 2 / size).median().clamp(unit / 2, 8 * unit))
-
-
-def _jumps(budget: int, passes: int) -> int:
-    """Steps of hop-skip-jump for so many passes: 92 queries, then 25 sqrt(t + 1) + 12 a step."""
-    steps, spent = 0, 92.0
-    while (spent := spent + 25 * (steps + 1) ** 0.5 + 12) * passes <= budget:
-        steps += 1
-    return max(1, steps)

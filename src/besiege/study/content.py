@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from besiege.study.record import weights_hash
+from besiege.models.sources import weights_hash
 
 _PLAIN = (
     bool

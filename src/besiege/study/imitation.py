@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,105 +13,13 @@ from torch import Tensor, nn
 from besiege.core.batch import chunks
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
-from besiege.defenses.network import MICRO_BATCH, in_micro_batches
-from besiege.defenses.transform import Shape, Surrogate, Transform, contents
+from besiege.defenses.imitation import Imitation, Imitator
+from besiege.defenses.network import MICRO_BATCH
+from besiege.defenses.transform import Transform
 from besiege.models.sources import fill
 from besiege.ops.registration import resized
-from besiege.study.record import weights_hash
-
-if TYPE_CHECKING:
-    from besiege.core.batch import Draw
-    from besiege.models.classifier import Classifier
-
-LEARNED = "learned"  # the name of the surrogate
 
 Told = Callable[[int, int, float], None]  # (steps done, steps in all, squared error of the last)
-
-
-class Imitator(nn.Module):
-    """Residual blocks of 3 x 3 convolutions around the identity, for images of any size.
-
-    Images (B, C, H, W) -> (B, out, H, W): x (the mean of its channels where C != out) plus a
-    correction that is zero at first. An output pixel sees 2 blocks + 2 pixels each way.
-    """
-
-    def __init__(self, channels: int, out: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.channels, self.out = channels, out
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-            for _ in range(blocks)
-        )
-        self.last = nn.Conv2d(width, out, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x and its correction; not clipped."""
-        y = self.first(x)
-        for block in self.blocks:
-            one, two = block.children()
-            y = y + two(F.silu(one(F.silu(y))))
-        start = x if self.out == self.channels else x.mean(1, keepdim=True)
-        return start + self.last(F.silu(y))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, eq=False)
-class Imitation(Transform):
-    """`link` with one more surrogate, "learned": what `imitate` trained. All else is the link's."""
-
-    link: Transform
-    network: Imitator
-
-    @property
-    def name(self) -> str:
-        """The link's own."""
-        return self.link.name
-
-    @property
-    def digest(self) -> str:
-        """Names what the link reads, and the weights of the network."""
-        return " + ".join(filter(None, (contents(self.link), weights_hash(self.network))))
-
-    def draw(self, key: Key, shape: Shape) -> Draw:
-        """The link's own."""
-        return self.link.draw(key, shape)
-
-    def forward(self, x: Tensor, draw: Any) -> Tensor:
-        """The link's own."""
-        return self.link.forward(x, draw)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The link's own."""
-        return self.link.out_shape(shape)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """The link's own, then "learned"."""
-        return {**self.link.surrogates, LEARNED: self._learned}
-
-    def beside(self, classifier: Classifier) -> Transform:
-        """Around the link beside it."""
-        return replace(self, link=self.link.beside(classifier))
-
-    def _learned(self, x: Tensor, draw: Any) -> Tensor:
-        """h(x), which knows nothing of the draw.
-
-        Of images with other channels than it was trained on, each channel is seen as a grey image.
-        """
-        _, channels, height, width = x.shape
-        out, *size = self.out_shape((channels, height, width))
-        if len(x) == 0:
-            return x.new_zeros(0, out, *size)
-        own = self.network.channels, self.network.out
-        grey = (channels, out) != own
-        seen = resized(x, (size[0], size[1])).float()
-        if grey:
-            seen = seen.flatten(0, 1)[:, None].expand(-1, own[0], -1, -1)
-        y = in_micro_batches(self.network, seen)
-        if grey:
-            y = y.mean(1).reshape(len(x), channels, *size)
-            y = y if out == channels else y.mean(1, keepdim=True).expand(-1, out, -1, -1)
-        return y.to(x.dtype)
 
 
 def imitate(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from besiege.core.foreign import paths_in, with_paths
 
+PLACES = ("file", "onnx", "learned")  # kinds of source that are followed by a path
+
 # Weights of a network inside a link, as in adversarial:model=file:PATH, and patches of quilting.
 _NAMED = re.compile(
     r"(?P<key>\b(?:(?:file|onnx):(?:weights=)?|weights=|patches=))"
@@ -16,13 +18,13 @@ _NAMED = re.compile(
 
 
 def respelled(source: str, change: Callable[[str], str]) -> str:
-    """The source of a model or of data with every path in it changed.
+    """The source of a model or of data, or a view of a link, with every path in it changed.
 
     >>> respelled("file:a/w.safetensors", "../".__add__), respelled("zip:path=a,size=8", str.upper)
     ('file:../a/w.safetensors', 'zip:path=A,size=8')
     """
     kind, _, rest = source.partition(":")
-    if kind in ("file", "onnx") and not rest.startswith("weights="):
+    if kind in PLACES and rest and not rest.startswith("weights="):
         return f"{kind}:{change(rest)}"
     if paths_in(source):
         return with_paths(source, change)

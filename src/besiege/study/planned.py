@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from besiege.core.key import Key
-from besiege.study.adaptive import BUDGET, PILOTS, plan
+from besiege.core.store import NETWORKS
+from besiege.study.adaptive import BUDGET, PUPILS, plan
 from besiege.study.experiment import Experiment
 from besiege.study.prepared import Prepared
 from besiege.study.recipe import ADAPTIVE, Recipe
@@ -29,13 +31,15 @@ def planned(
     prepared: Prepared,
     ids: list[int],
     known: Mapping[str, Any],
+    folder: Path,
     told: Told | None = None,
 ) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with a union of recipes for each defense and threat in place of an adaptive
     one, and the plans by the cells that asked for them.
 
-    ids: of the images; the first PILOTS are planned on. known: plans of an earlier run, which are
-    taken as they are. told: called before each plan that has to be made.
+    ids: of the images; plans are made on the first. known: plans of an earlier run, which are
+    taken as they are. folder: of the run, in which networks that learn are kept. told: called
+    before each plan that has to be made.
     """
     plans: dict[str, Any] = {}
     tables: list[RecipeTable] = []
@@ -44,20 +48,23 @@ def planned(
             continue
         if cell not in known and told:
             told(f"{prepared.title(cell)} · planning")
-        plans[cell] = known.get(cell) or _made(prepared, siege, ids[:PILOTS])
+        plans[cell] = known.get(cell) or _made(prepared, siege, ids[:PUPILS], folder)
         only = prepared.place(cell)
         found = RecipeTable.model_validate(plans[cell]["recipe"])
+        found = found.placed(lambda name: str(folder / name))
         tables.append(found.model_copy(update=only))
     kept = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
     return experiment.model_copy(update={"recipe": (*kept, *tables)}), plans
 
 
-def _made(prepared: Prepared, siege: Siege, ids: list[int]) -> dict[str, Any]:
-    """A plan as JSON: its recipe as a table, its notes and its cost."""
+def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dict[str, Any]:
+    """A plan as JSON: its recipe as a table with paths from `folder`, its notes and its cost."""
     images = prepared.examples(tuple(ids), siege.threat)
     goal = images.target if siege.threat.targeted else images.label
     key = Key.root(prepared.experiment.seed, ids, images.x.device)
     budget = siege.threat.passes or BUDGET
+    at_hand = siege.opponents.models
+    models = {name: at_hand[name] for name in siege.recipe.models or ()}
     with torch.inference_mode(False):
         found = plan(
             siege.defense,
@@ -66,9 +73,15 @@ def _made(prepared: Prepared, siege: Siege, ids: list[int]) -> dict[str, Any]:
             siege.threat,
             key,
             budget=budget,
-            opponents=siege.opponents,
+            opponents=replace(siege.opponents, models=models),
+            folder=folder / NETWORKS,
         )
-    table = {**as_table(found.recipe), "name": siege.recipe.name}
+    whole = RecipeTable.model_validate({**as_table(found.recipe), "name": siege.recipe.name})
+
+    def inside(path: str) -> str:
+        return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
+
+    table = whole.placed(inside).model_dump(mode="json", exclude_defaults=True)
     return {"recipe": table, "notes": list(found.notes), "passes": found.passes}
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from besiege.attacks.threat import Threat
 from besiege.core.batch import chunks
-from besiege.core.errors import BadImages, BadSetting
+from besiege.core.errors import BadImages, BadModel, BadSetting
+from besiege.core.files import existing
 from besiege.core.key import Key
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
@@ -20,13 +21,14 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
+from besiege.models.sources import weights_hash
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
 from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.places import respelled
 from besiege.study.recipe import Recipe
-from besiege.study.record import cell_hash, describe, file_hash, weights_hash
+from besiege.study.record import cell_hash, describe, file_hash
 from besiege.study.shard import Examples, Shard, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
@@ -252,12 +254,16 @@ def prepare(experiment: Experiment) -> Prepared:
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
         record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
         settings = _portable(record["recipe_settings"])
-        named = {**record, **table.placed(_name).record(), "recipe_settings": settings}
+        own = {"recipe_settings": settings, "view": _portable_view(record["view"])}
+        named = {**record, **table.placed(_name).record(), **own}
         # By defense: two files of one name may lie in two folders.
         if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
             named["weights"] = weights
         if models := _models(spec.recipe):
             named["recipe_weights"] = [hashes[m] for m in models]
+        if learned := [path for search in spec.recipe.searches for path in search.learned]:
+            found = [existing(path, "network that imitates a link", BadModel) for path in learned]
+            named["learned"] = [file_hash(path) for path in found]
         cell = cell_hash(named, fingerprint)
         sieges[cell], places[cell] = siege, (table.name, spec.place)
         records.append({"cell": cell, **record})
@@ -274,9 +280,14 @@ def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     own = dict(settings)
     if own["models"]:
         own["models"] = [respelled(m, _name) for m in own["models"]]
+    own["view"] = _portable_view(own["view"])
     if "union" in own:
         own["union"] = [_portable(recipe) for recipe in own["union"]]
     return own
+
+
+def _portable_view(view: Mapping[str, str]) -> dict[str, str]:
+    return {link: respelled(how, _name) for link, how in view.items()}
 
 
 def _name(path: str) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from besiege.attacks.catalog import GRADIENTS
 from besiege.core.entry import parse_spec
 from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.defenses.defense import STAGES, Deployed
+from besiege.defenses.imitation import LEARNED
 from besiege.defenses.transform import Transform
 from besiege.models.precision import PRECISIONS
 
@@ -41,7 +43,8 @@ class Recipe:
         library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)". One of the wrapper catalog
         goes before: "smallest:rounds=6 of pgd".
     links: the rule for links that `view` does not name, one of RULES.
-    view: link name -> "SURROGATE", "as-is", "skip", "frozen" or "frozen:SURROGATE".
+    view: link name -> "SURROGATE", "as-is", "skip", "frozen", "frozen:SURROGATE", or "learned:FILE"
+        of a network that imitates the link.
     models: specs of the model catalog. The attacker asks these in place of the defense's own, each
         behind the links as it sees them, and hands over what fools them (transfer). He has them at
         home, with gradients, whatever access to the defense the threat grants; passes count alike.
@@ -135,6 +138,12 @@ class Recipe:
     def estimates(self) -> bool:
         """Whether its gradients are estimates, which take forward passes only."""
         return GRADIENTS.build(self.gradients).estimates
+
+    @property
+    def learned(self) -> tuple[Path, ...]:
+        """Files of the networks that imitate links."""
+        found = (how.partition(":") for how in self.view.values())
+        return tuple(Path(path) for kind, _, path in found if kind == LEARNED and path)
 
     def view_of(self, defense: Deployed) -> dict[str, str]:
         """Every link of the defense and how this attacker sees it."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from besiege.defenses.transform import contents
 from besiege.study.judge import Judging
@@ -82,17 +81,6 @@ def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
     whole = {"version": ROWS_VERSION, "record": record, "fingerprint": fingerprint}
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def weights_hash(*modules: nn.Module) -> str:
-    """16 hex digits over the parameters and buffers of modules."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
-    return digest.hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:

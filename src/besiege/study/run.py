@@ -60,7 +60,8 @@ def run_experiment(
     plans: dict[str, Any] = {}
     if adapts(experiment, prepared):
         known = RunFolder(out).resolved().get("plans", {})
-        experiment, plans = planned(experiment, prepared, ids, known, partial(_planning, on_event))
+        told = partial(_planning, on_event)
+        experiment, plans = planned(experiment, prepared, ids, known, out, told)
         prepared = prepare(experiment)
     wanted = experiment.keep.images
     keep = tuple(ids if wanted == "all" else ids[:wanted])

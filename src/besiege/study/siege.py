@@ -146,12 +146,20 @@ class Siege:
         """What is ascended: the recipe's loss, or the attack's own."""
         return self.recipe.loss or self.made.loss
 
-    def attack(self, x0: Tensor, goal: Tensor, key: Key, watch: Watch | None = None) -> Found:
+    def attack(
+        self,
+        x0: Tensor,
+        goal: Tensor,
+        key: Key,
+        watch: Watch | None = None,
+        former: Tensor | None = None,
+    ) -> Found:
         """Search for adversarial points of x0 (B, C, H, W) in [0, 1].
 
         goal: (B,) true labels, or targets where the threat is targeted.
         key: of the examples; the search folds ("attack", recipe) into it and can never name the
         judge's stream.
+        former: points like x0 that other searches have left; an attack may begin there.
         """
         recipe, passes = self.recipe, self.threat.passes
         if recipe.attack == ADAPTIVE:
@@ -164,9 +172,10 @@ class Siege:
         own = key.fold("attack", recipe.name)
         own = Key(own.values, own.values)  # its origin: no attack can get back to the judge's
         if not any(view.is_random(_shape(x0)) for view in self.views):
-            return self._search(x0, goal, own, watch, 1, passes)  # equal draws would only cost
+            equal = 1  # other draws would only cost
+            return self._search(x0, goal, own, watch, equal, passes, former)
         if recipe.cosine is None:
-            return self._search(x0, goal, own, watch, recipe.draws, passes)
+            return self._search(x0, goal, own, watch, recipe.draws, passes, former)
         draws, cost = self._sized(x0, goal, own)
         left = None if passes is None else passes - cost.forwards - cost.backwards
         parts, order = [], []
@@ -174,7 +183,8 @@ class Siege:
         for n in sorted(set(draws.tolist())):
             index = (draws == n).nonzero()[:, 0]
             some = None if watch is None else _Some(watch, index)
-            found = self._search(x0[index], goal[index], own[index], some, n, left)
+            begun = None if former is None else former[index]
+            found = self._search(x0[index], goal[index], own[index], some, n, left, begun)
             parts.append(found._replace(draws=draws[index]))
             order.append(index)
         found = joined_rows(parts, torch.cat(order).argsort())
@@ -246,7 +256,14 @@ class Siege:
         return sizes[torch.bucketize(need, sizes)], cost
 
     def _search(
-        self, x0: Tensor, goal: Tensor, key: Key, watch: Watch | None, draws: int, left: int | None
+        self,
+        x0: Tensor,
+        goal: Tensor,
+        key: Key,
+        watch: Watch | None,
+        draws: int,
+        left: int | None,
+        former: Tensor | None,
     ) -> Found:
         """Search with `draws` draws a reading and `left` passes an example."""
         recipe, meter = self.recipe, Meter(left)
@@ -265,7 +282,7 @@ class Siege:
             observe=watch.observe if watch else None,
             every=watch.every if watch else 0,
         )
-        problem = self.problem(x0, goal, key, meter, draws)
+        problem = replace(self.problem(x0, goal, key, meter, draws), former=former)
         made = self.made
         return (hand_over if made.whole else search)(problem, made, meter, plan)
 

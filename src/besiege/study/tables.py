@@ -171,7 +171,8 @@ class RecipeTable(Table):
         """The same with every path in it changed."""
         union = tuple(table.placed(change) for table in self.union)
         models = self.models and tuple(respelled(source, change) for source in self.models)
-        return self.model_copy(update={"models": models, "union": union})
+        view = self.view and {link: respelled(how, change) for link, how in self.view.items()}
+        return self.model_copy(update={"models": models, "view": view, "union": union})
 
 
 class Judge(Table):

@@ -16,8 +16,8 @@ from besiege.core.key import Key
 class Attacker(Protocol):
     """Who searches: a siege by one recipe."""
 
-    def attack(self, x0: Tensor, goal: Tensor, key: Key) -> Found:
-        """Points of x0 (B, C, H, W) for goal (B,)."""
+    def attack(self, x0: Tensor, goal: Tensor, key: Key, *, former: Tensor | None = None) -> Found:
+        """Points of x0 (B, C, H, W) for goal (B,); former: like x0, of earlier searches."""
         ...
 
 
@@ -105,6 +105,7 @@ def one_after_another(
     union = _Union(x0, goal, key, len(turns))
     for number, turn in enumerate(turns):
         for passes, left in union.allowances(limit):
-            found = turn(passes).attack(x0[left], goal[left], key[left])
+            former = union.x[left] if number else None
+            found = turn(passes).attack(x0[left], goal[left], key[left], former=former)
             union.add(number, left, found, fresh)
     return union.settled(fresh)

@@ -1,0 +1,157 @@
+"""The searches of the adaptive attacker: cheap and strong first, as many as its budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from besiege.attacks.threat import Threat
+from besiege.defenses.defense import VOTE, Deployed
+from besiege.study.recipe import UNION, Recipe
+from besiege.study.recipes import RECIPES
+
+RIVALS = 10  # readings beside its steps that a search makes at most: of each target, and of rivals
+LEAST = 32  # steps that are worth another search
+MORE = 8  # draws a step, at least, of those who look twice at a random defense
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to see the defense.
+
+    won: share of the pilots and fresh draws that a short attack through it was worth.
+    """
+
+    name: str
+    view: Mapping[str, str]
+    won: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is known when searches are chosen.
+
+    ways: the best first. draws: that a step's gradient is the mean of. confirm: fresh draws on
+    which points are compared. random: whether the defense draws. models: others, to transfer from.
+    budget: forward and backward passes an image.
+    """
+
+    defense: Deployed
+    threat: Threat
+    ways: Sequence[Way]
+    draws: int
+    confirm: int
+    random: bool
+    models: tuple[str, ...]
+    budget: int
+
+    def recipe(self) -> tuple[Recipe, list[str]]:
+        """A union of the searches, and what was left out, in words."""
+        if self.threat.access != "gradients":
+            return self._union(list(self._by_questions())), []
+        chosen: list[Recipe] = []
+        left_out = []
+        left = self.budget - self.confirm * self.defense.passes  # for the claim
+        for number, search in zip(count(1), self._searches(), strict=False):
+            recipe = replace(search, name=f"{number} {search.name}", confirm=self.confirm)
+            cost = self.cost(recipe)
+            if chosen and cost > left:
+                left_out.append(f"left out, with {left} passes of {self.budget}: {recipe.name}")
+                continue
+            chosen.append(recipe)
+            left -= cost
+        if (rest := self._rest(left)) is not None:
+            chosen.append(rest)
+        return self._union(chosen), left_out
+
+    def cost(self, recipe: Recipe) -> int:
+        """Passes an image of one search, at most."""
+        once = self.defense.passes if recipe.view.get(VOTE) != "one" else 1
+        # Its last and best point and its claim, and two points beside each other in the union.
+        talk = 5 * recipe.confirm * self.defense.passes
+        if recipe.attack == "hop-skip-jump":
+            return jumps_cost(recipe.steps) * once + talk
+        each = 2 if recipe.attack == "square" else 2 * recipe.draws
+        return recipe.restarts * (recipe.steps * each + RIVALS * recipe.draws) * once + talk
+
+    def _searches(self) -> Iterator[Recipe]:
+        """Those who know the gradients; none does what a former one has done."""
+        best, draws = self.ways[0], self.draws
+        more = max(MORE, 2 * draws) if self.random else 1
+
+        def search(what: str, way: Way, attack: str, steps: int, **how: Any) -> Recipe:
+            settings = {"draws": draws, **how}
+            return Recipe(f"{what}, {way.name}", attack, view=way.view, steps=steps, **settings)
+
+        yield search("pgd", best, "pgd", 20, draws=max(1, draws // 4))
+        yield search("apgd", best, "apgd", 50, loss="dlr")
+        for way in self.ways[1:3]:
+            yield search("pgd", way, "pgd", 30)
+        if not self.threat.targeted:
+            yield search("targets", best, "multi-targeted of pgd", 90)
+        if self.random:
+            yield search("more draws", best, "pgd:start=former,step=0.25", 60, draws=more)
+            yield Recipe("one draw kept", view=self._kept(), steps=20)
+        as_is = Way("as it is", {})
+        yield search("square", as_is, "square", 200, links="as-is", draws=1)
+        if self.models:
+            yield RECIPES.build("transfer", models=self.models, name="transfer", steps=20)
+        yield search("restarts", best, "pgd", 50, restarts=2, loss="dlr")
+        if not self.random:
+            yield search("labels", as_is, "hop-skip-jump", 5, links="as-is", draws=1)
+
+    def _rest(self, left: int) -> Recipe | None:
+        """One long search for all that is left, if that is worth a search."""
+        way = self.ways[0]
+        draws = max(MORE, 2 * self.draws) if self.random else 1
+        rest = Recipe("the rest", view=way.view, draws=draws, confirm=self.confirm, steps=1)
+        if not self.random and not self.threat.targeted:
+            rest = replace(rest, attack="apgd-t")
+        once = self.cost(replace(rest, steps=2)) - self.cost(rest)
+        steps = (left - self.cost(replace(rest, steps=0))) // once
+        return replace(rest, steps=steps) if steps >= LEAST else None
+
+    def _kept(self) -> Mapping[str, str]:
+        """The best way with one draw kept."""
+        view = self.ways[0].view
+        return {
+            link: f"frozen:{how}" if link != VOTE and how != "skip" else how
+            for link, how in view.items()
+            if not how.startswith("learned:")
+        }
+
+    def _by_questions(self) -> Iterator[Recipe]:
+        """Those who hear scores, or labels only."""
+        passes, budget = self.defense.passes, self.budget
+        if self.threat.access == "scores":
+            each = passes * (2 if self.random else 1)
+            yield Recipe("scores", "square", "as-is", steps=budget * 2 // 3 // each)
+            budget //= 3
+        yield Recipe("labels", "hop-skip-jump", "as-is", steps=jumps(budget // passes))
+
+    def _union(self, searches: Sequence[Recipe]) -> Recipe:
+        agreed = tuple(replace(search, confirm=self.confirm) for search in searches)
+        return Recipe("adaptive", attack=UNION, steps=0, union=agreed, confirm=self.confirm)
+
+
+def jumps_cost(steps: int) -> int:
+    """Queries of hop-skip-jump: 92, then 25 sqrt(t + 1) + 12 in step t.
+
+    >>> jumps_cost(0), jumps_cost(2)
+    (92, 177)
+    """
+    return int(92 + sum(25 * (t + 1) ** 0.5 + 12 for t in range(steps)))
+
+
+def jumps(budget: int) -> int:
+    """Steps of hop-skip-jump for so many queries, at least 1.
+
+    >>> jumps(177), jumps(176)
+    (2, 1)
+    """
+    steps = 1
+    while jumps_cost(steps + 1) <= budget:
+        steps += 1
+    return steps
