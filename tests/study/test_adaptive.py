@@ -183,9 +183,7 @@ def negatives(tmp_path_factory):
         **SETTINGS,
         "data": {"source": "digits", "n": 12},
         "model": f"{path}:make_model",
-        "defense": [
-            {"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}
-        ],
+        "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
         "threat": [{"eps": 0.15, "passes": 400}],
         "recipe": [{"kind": "bpda", "steps": 20}, {"kind": "adaptive"}],
     }
@@ -195,13 +193,15 @@ def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(negative
     out = run_experiment(experiment_from(negatives), tmp_path / "run")
     (planned,) = RunFolder(out).resolved()["plans"].values()
     view = planned["recipe"]["union"][0]["view"]["negative"]
-    assert view.startswith("learned:learned") and (out / view.partition(":")[2]).exists()
+    assert view.startswith("learned:learned")
+    assert (out / view.partition(":")[2]).exists()
     assert any("a network learned it" in note for note in planned["notes"])
     right = {"bpda": [], "adaptive": []}
     for row in RunFolder(out).rows():
         recipe = next(c["recipe"] for c in cells(out) if c["cell"] == row["cell"])
         right[recipe] += [predicted == row["label"] for predicted in row["predicted"]]
-    assert np.mean(right["bpda"]) > 0.9 and np.mean(right["adaptive"]) < 0.5
+    assert np.mean(right["bpda"]) > 0.9
+    assert np.mean(right["adaptive"]) < 0.5
     moved = out.rename(tmp_path / "elsewhere")
     seen = []
     run_experiment(experiment_from(negatives), moved, seen.append)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from besiege.core.errors import BadModel
 from besiege.defenses.network import in_micro_batches
-from besiege.defenses.transform import Shape, Surrogate, Transform, contents
+from besiege.defenses.transform import Follow, Shape, Surrogate, Transform, contents
 from besiege.models.sources import read_weights, weights_hash
 from besiege.ops.registration import resized
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from besiege.models.classifier import Classifier
 
 LEARNED = "learned"  # the name of the surrogate
+FOLLOWS = "follows"  # what a file says of its network
 
 
 class Imitator(nn.Module):
@@ -32,11 +33,15 @@ class Imitator(nn.Module):
 
     Images (B, C, H, W) -> (B, out, H, W): x (the mean of its channels where C != out) plus a
     correction that is zero at first. An output pixel sees 2 blocks + 2 pixels each way.
+    follows: what it is given has its pixels where the link has put them (`Follow`), so that only
+        the rest is learned; no such network learns a reflection.
     """
 
-    def __init__(self, channels: int, out: int, width: int, blocks: int) -> None:
+    def __init__(
+        self, channels: int, out: int, width: int, blocks: int, follows: bool = False
+    ) -> None:
         super().__init__()
-        self.channels, self.out = channels, out
+        self.channels, self.out, self.follows = channels, out, follows
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
@@ -86,38 +91,65 @@ class Imitation(Transform):
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
         """The link's own, then "learned"."""
-        return {**self.link.surrogates, LEARNED: self._learned}
+        stand_in = (Following if self.network.follows else Learned)(self.link, self.network)
+        return {**self.link.surrogates, LEARNED: stand_in}
 
     def beside(self, classifier: Classifier) -> Transform:
         """Around the link beside it."""
         return replace(self, link=self.link.beside(classifier))
 
-    def _learned(self, x: Tensor, draw: Any) -> Tensor:
-        """h(x), which knows nothing of the draw.
 
-        Of images with other channels than it was trained on, each channel is seen as a grey image.
-        """
-        _, channels, height, width = x.shape
-        out, *size = self.out_shape((channels, height, width))
-        if len(x) == 0:
-            return x.new_zeros(0, out, *size)
-        own = self.network.channels, self.network.out
-        grey = (channels, out) != own
-        seen = resized(x, (size[0], size[1])).float()
-        if grey:
-            seen = seen.flatten(0, 1)[:, None].expand(-1, own[0], -1, -1)
-        y = in_micro_batches(self.network, seen)
-        if grey:
-            y = y.mean(1).reshape(len(x), channels, *size)
-            y = y if out == channels else y.mean(1, keepdim=True).expand(-1, out, -1, -1)
-        return y.to(x.dtype)
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """h(x), which knows nothing of the draw: a stand-in for `link`.
+
+    Of images with other channels than it was trained on, each channel is seen as a grey image.
+    """
+
+    link: Transform
+    network: Imitator
+
+    def __call__(self, x: Tensor, draw: Any) -> Tensor:
+        """What the network makes of x, resized to what the link returns."""
+        shape = self.link.out_shape((x.shape[1], x.shape[2], x.shape[3]))
+        return answer(self.network, resized(x, shape[1:]), shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Following(Follow):
+    """h of the image with its pixels where `link` has put them under the draw."""
+
+    network: Imitator
+
+    def towards(self, x: Tensor, value: Tensor) -> Tensor:
+        """The same where the link has already returned `value`."""
+        shape = (value.shape[1], value.shape[2], value.shape[3])
+        return answer(self.network, super().towards(x, value), shape)
+
+
+def answer(network: Imitator, seen: Tensor, shape: Shape) -> Tensor:
+    """What the network says of images (B, C, H, W), as images of `shape` (C', H, W)."""
+    channels, out = seen.shape[1], shape[0]
+    if len(seen) == 0:
+        return seen.new_zeros(0, *shape)
+    own = network.channels, network.out
+    grey = (channels, out) != own
+    given = seen.float()
+    if grey:
+        given = given.flatten(0, 1)[:, None].expand(-1, own[0], -1, -1)
+    y = in_micro_batches(network, given)
+    if grey:
+        y = y.mean(1).reshape(len(seen), channels, *shape[1:])
+        y = y if out == channels else y.mean(1, keepdim=True).expand(-1, out, -1, -1)
+    return y.to(seen.dtype)
 
 
 def write_imitator(network: Imitator, folder: Path) -> Path:
     """Keep `network` in `folder` as a safetensors file that is named after its weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{weights_hash(network)}.safetensors"
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, path)
+    path = folder / f"{weights_hash(network)}{'-follows' * network.follows}.safetensors"
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(tensors, path, {FOLLOWS: str(network.follows).lower()})
     return path
 
 
@@ -131,12 +163,13 @@ def read_imitator(path: Path, device: torch.device | str = "cpu") -> Imitator:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, device: torch.device) -> Imitator:
-    tensors = read_weights(path).tensors
+    _, tensors, metadata = read_weights(path)
+    follows = metadata.get(FOLLOWS) == "true"
     try:
         first, last = tensors["first.weight"], tensors["last.weight"]
         blocks = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
         with torch.device("meta"):
-            network = Imitator(first.shape[1], last.shape[0], first.shape[0], blocks)
+            network = Imitator(first.shape[1], last.shape[0], first.shape[0], blocks, follows)
         network.load_state_dict(tensors, assign=True)
     except (KeyError, IndexError, RuntimeError) as error:
         raise BadModel(

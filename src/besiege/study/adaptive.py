@@ -26,7 +26,7 @@ from besiege.defenses.imitation import LEARNED, write_imitator
 from besiege.study.descent import RANDOM, Descent, descent, known_surrogates
 from besiege.study.imitation import imitate
 from besiege.study.recipe import Recipe
-from besiege.study.schedule import Schedule, Way
+from besiege.study.schedule import LUCK, Schedule, Way
 from besiege.study.siege import Opponents, Siege
 
 BUDGET = 3000  # passes an image where the threat sets no limit
@@ -35,9 +35,9 @@ PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
-ENOUGH = 0.9  # won of the pilots: nothing else is looked for
-LUCK = 0.05  # share of the pilots by which two ways may differ for nothing
-ALIKE, WORTH = 0.9, 0.5  # of the best gain: no worse than it, and worth a trial
+SURE, ENOUGH = 0.99, 0.9  # won of the pilots: no other way is tried; no other means is looked for
+ALIKE, WORTH = 0.8, 0.5  # of the best gain: no worse than it, and worth a trial
+TELLING = 3  # surrogates of a link that are tried at most
 COSINE, MOST_DRAWS = 0.5, 16  # of a step's mean gradient with the true mean; draws for it
 CONFIRM = 16  # forward passes on which an example's best points are compared
 
@@ -116,6 +116,7 @@ class _Planner:
         self.opponents = replace(opponents, micro_batch=min(opponents.micro_batch, len(self.x)))
         self.random = defense.is_random((x.shape[1], x.shape[2], x.shape[3]))
         self.confirm = max(1, CONFIRM // defense.passes) if self.random else 1
+        self.gains: dict[str, dict[str, float]] = {}  # of surrogates of a link
         self.notes: list[str] = []
         self.passes = 0
 
@@ -145,19 +146,20 @@ class _Planner:
         return found[:TRIED]
 
     def surrogates(self, link: str) -> list[str]:
-        """The surrogates of a link that lead somewhere, best first; at most two."""
+        """The surrogates of a link that lead somewhere: as the link ranks those that lead far."""
         names = list(dict.fromkeys([*self._known(link), "moved"]))
         if len(names) == 1:
             return names
         tested = self.tested(link, names)
-        gains = {name: tested.gain(name) for name in names}
+        self.gains[link] = gains = {name: tested.gain(name) for name in names}
         told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
         self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
-        ranked = [n for n in tested.ranking if n != RANDOM]
+        # Two of one gain to the last digit are one: the identity is straight-through.
+        ranked = list({gains[n]: n for n in reversed(tested.ranking) if n != RANDOM}.values())[::-1]
         best = gains[ranked[0]]
-        alike = [n for n in names if gains[n] >= ALIKE * best > 0]  # as the link ranks them
+        alike = [n for n in names if n in ranked and gains[n] >= ALIKE * best > 0]
         useful = [n for n in ranked if n not in alike and gains[n] > WORTH * max(best, 0)]
-        return [*alike, *useful][:2] or ranked[:1]
+        return [*alike, *useful][:TELLING] or ranked[:1]
 
     def tested(self, link: str, names: Sequence[str]) -> Descent:
         """What single steps along surrogates of a link are worth."""
@@ -193,18 +195,27 @@ class _Planner:
         if len(ways) == 1:
             return list(ways)
         tried = self._compared(ways, draws, SHORT)
+        if tried[0].won >= SURE:
+            return tried
         # What gets a point across soonest is not always what gets most across.
-        return [*self._compared(tried[:KEPT], draws, LONGER), *tried[KEPT:]]
+        again = [way for way in ways if way.name in {t.name for t in tried[:KEPT]}]
+        return [*self._compared(again, draws, LONGER), *tried[KEPT:]]
 
     def _compared(self, ways: Sequence[Way], draws: int, steps: int) -> list[Way]:
-        """The ways after an attack of so many steps through each, the best first."""
-        tried = [self._tried(way, draws, steps) for way in ways]
+        """The ways after an attack of so many steps through each, the best first.
+
+        Those after one that wins all, or nearly, are not tried.
+        """
+        tried = list[Way]()
+        for way in ways:
+            tried.append(self._tried(way, draws, steps))
+            self.note(f"{way.name}: {tried[-1].won:.0%} of the pilots in {steps} steps")
+            if tried[-1].won >= SURE:
+                break
         most = max(way.won for way in tried)
         # Of ways that no pilot tells apart the first is the one that was there before.
         tried.sort(key=lambda way: 0 if way.won >= most - LUCK else 1 - way.won)
-        for way in tried:
-            self.note(f"{way.name}: {way.won:.0%} of the pilots in {steps} steps")
-        return tried
+        return [*tried, *ways[len(tried) :]]
 
     def taught(self, ways: Sequence[Way], draws: int, folder: Path) -> list[Way]:
         """The ways, and those through networks that learn here what links do, the best first."""
@@ -214,7 +225,12 @@ class _Planner:
             if "exact" in link.surrogates:
                 continue
             pupils, key, batch = self.pupils, self.pupils_key, min(16, size)
-            network = imitate(link, pupils, key, steps=LESSONS, batch=batch).network
+            # What is seen to move is followed, and the rest learned.
+            gains = self.gains.get(link.name, {})
+            follows = gains.get("moved", 0) > max(0, gains.get("identity", 0))
+            network = imitate(
+                link, pupils, key, steps=LESSONS, batch=batch, follows=follows
+            ).network
             how = f"{LEARNED}:{write_imitator(network, folder)}"
             gain = self.tested(link.name, [how]).gain(how)
             self.note(f"{link.name}: a network learned it; a step along it gains {gain:+.2f}")

@@ -15,7 +15,7 @@ from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
 from besiege.defenses.imitation import Imitation, Imitator
 from besiege.defenses.network import MICRO_BATCH
-from besiege.defenses.transform import Transform
+from besiege.defenses.transform import Follow, Transform
 from besiege.models.sources import fill
 from besiege.ops.registration import resized
 
@@ -34,6 +34,7 @@ def imitate(
     width: int = 32,
     blocks: int = 2,
     rate: float = 5e-3,
+    follows: bool = False,
     told: Told | None = None,
 ) -> Imitation:
     """`link` with a surrogate "learned": a network h trained here, h(x) ~ link.forward(x, draw).
@@ -47,6 +48,8 @@ def imitate(
     h starts as the identity, or as bilinear resizing where the link changes height or width, and
     takes `steps` steps of Adam on the squared error of `batch` pairs, the rate rising to `rate` and
     falling to 0. width: its channels; blocks: of two convolutions.
+    follows: h is given x with its pixels where the link has put them under that draw, as comparing
+        what goes in and comes out shows ("moved"); it learns the rest.
     told: called after each step. No global generator is touched; the same bits again on one machine
     with the same number of threads. What h is worth, `besiege.descent` says.
 
@@ -57,10 +60,10 @@ def imitate(
     if blocks < 0 or rate <= 0:
         raise BadSetting(f"imitate: blocks >= 0 and rate > 0, got {blocks} and {rate}.")
     with torch.inference_mode(False), torch.enable_grad(), _same_sums():
-        given, wanted = _pairs(link, x.detach().float(), key.to(x.device), eps, copies)
+        given, wanted = _pairs(link, x.detach().float(), key.to(x.device), eps, copies, follows)
         own = key[:1].to(x.device).fold("imitate")
         with torch.device("meta"):
-            network = Imitator(x.shape[1], wanted.shape[1], width, blocks)
+            network = Imitator(given.shape[1], wanted.shape[1], width, blocks, follows)
         fill(network, _initial(network, own.fold("weights")))
         network.requires_grad_(True)
         optimiser = torch.optim.Adam(network.parameters())
@@ -90,8 +93,10 @@ def _check(x: Tensor, key: Key, eps: float, counts: Mapping[str, int]) -> None:
             raise BadSetting(f"imitate: {name} is at least 1, got {count}.")
 
 
-def _pairs(link: Transform, x: Tensor, key: Key, eps: float, copies: int) -> tuple[Tensor, Tensor]:
-    """What h is given, resized to the output, and what it should answer: (B * copies, ...)."""
+def _pairs(
+    link: Transform, x: Tensor, key: Key, eps: float, copies: int, follows: bool
+) -> tuple[Tensor, Tensor]:
+    """What h is given, in the size of the output, and what it should answer: (B * copies, ...)."""
     _, channels, height, width = x.shape
     shape = (channels, height, width)
     given, wanted = [], []
@@ -101,11 +106,13 @@ def _pairs(link: Transform, x: Tensor, key: Key, eps: float, copies: int) -> tup
             own = key[some].fold("imitate", copy)
             noise = 2 * own.fold("noise").uniform(*shape) - 1
             noise = noise.sign() if copy % 2 else noise
-            size = eps * own.fold("size").uniform(1, 1, 1)
-            near = (x[some] + size * noise).clamp(0, 1)
+            far = eps * own.fold("size").uniform(1, 1, 1)
+            near = (x[some] + far * noise).clamp(0, 1)
             with torch.no_grad():
                 wanted.append(link.forward(near, link.draw(own.fold("draw"), shape)))
-            given.append(resized(near, link.out_shape(shape)[1:]))
+            size = link.out_shape(shape)[1:]
+            followed = Follow(link).towards(near, wanted[-1]) if follows else resized(near, size)
+            given.append(followed)
     return torch.cat(given), torch.cat(wanted).detach().float()
 
 
