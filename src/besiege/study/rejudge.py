@@ -17,7 +17,7 @@ from besiege.core.store import RunFolder
 from besiege.study.judge import Judging, answers
 from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
-from besiege.study.rebuilt import rebuilt
+from besiege.study.rebuilt import rebuilt, threads
 from besiege.study.shard import UNKEYED, point_hash
 from besiege.study.siege import Siege
 
@@ -93,9 +93,7 @@ def rejudge(
     court = _Court(folder, prepared, judging, seed, asked, [])
     total, began, done = sum(len(by_cell.get(r["cell"], ())) for r in records), time.monotonic(), 0
     cells = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(experiment.engine.threads)
-    try:
+    with threads(experiment.engine.threads):
         for record, siege in zip(records, prepared.sieges.values(), strict=True):
             rows = by_cell.get(record["cell"], [])
             cells.append(court.again(record, siege, rows))
@@ -103,8 +101,6 @@ def rejudge(
             if on_event:
                 seconds = time.monotonic() - began
                 on_event(Event(record["cell"], cells[-1].title, done, total, seconds))
-    finally:
-        torch.set_num_threads(before)
     same = (seed, judging.draws) == (settings["seed"], recorded)
     return Rejudged(tuple(cells), same, tuple(court.wrong), () if unchanged else (CHANGED,))
 

@@ -119,10 +119,14 @@ class Requirement:
 
     def __str__(self) -> str:
         place = ":".join(filter(None, (self.where, self.goal)))
-        short = f"{self.value:g}"
-        value = short if float(short) == self.value else repr(self.value)
         at = f"@{place}" if place else ""
-        return f"{self.quantity}{at}{self.operator}{value}{self.suffix}"
+        return f"{self.quantity}{at}{self.operator}{self.spelt}"
+
+    @property
+    def spelt(self) -> str:
+        """Its value as written."""
+        short = f"{self.value:g}"
+        return f"{short if float(short) == self.value else repr(self.value)}{self.suffix}"
 
     @property
     def kind(self) -> Quantity:
