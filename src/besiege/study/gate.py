@@ -49,11 +49,21 @@ class Judged:
     @property
     def shown(self) -> str:
         """The figure and its limits, as tables print them."""
-        show = self.requirement.kind.unit.shown
-        figure, low, high, _ = self.measured
-        if math.isnan(figure):
+        unit = self.requirement.kind.unit
+        figure, low, high = (unit.shown(v) for v in self.measured[:3])
+        if math.isnan(self.measured.estimate):
             return "-"
-        return show(figure) if low == high else f"{show(figure)} [{show(low)}, {show(high)}]"
+        limits = f" [{low}, {high}]" if self.measured.low < self.measured.high else ""
+        return f"{figure}{limits} {unit.symbol}".rstrip()
+
+    @property
+    def undecided(self) -> bool:
+        """Whether its interval holds the bound."""
+        return self.verdict is Verdict.UNDECIDED
+
+    def fails(self, allow_undecided: bool = False) -> bool:
+        """Whether it keeps a gate shut."""
+        return self.verdict is not Verdict.PASS and not (self.undecided and allow_undecided)
 
     def record(self) -> dict[str, Any]:
         """For JSON; shares in [0, 1], seconds, factors or numbers; null where nothing is known."""
@@ -97,10 +107,10 @@ class Gate:
     @property
     def exit_code(self) -> int:
         """0 all met, 1 some not, 3 none known to be missed but some undecided."""
-        verdicts = {one.verdict for one in self.judged}
-        if verdicts & {Verdict.FAIL, Verdict.REFUSED}:
-            return MISSED
-        return OPEN if Verdict.UNDECIDED in verdicts and not self.allow_undecided else MET
+        failing = [one for one in self.judged if one.fails(self.allow_undecided)]
+        if not failing:
+            return MET
+        return OPEN if all(one.undecided for one in failing) else MISSED
 
     @property
     def passed(self) -> bool:
@@ -204,4 +214,6 @@ def _sentence(requirement: Requirement, measured: Measured, verdict: Verdict) ->
     need = images_to_decide(measured.estimate, requirement.bound)
     if need is None:
         return f"{inside}, and is the figure itself: no number of images would decide it"
-    return f"{inside}: about {need:,} images would decide it, four times of five"
+    return (
+        f"{inside}: about {need:,} images would decide it, four times of five, if the figure stays"
+    )

@@ -108,8 +108,7 @@ class Bench:
         """How many of a level or graver touch the defense."""
         ranks = list(LEVELS)
         grave = ranks[: ranks.index(requirement.where or WARN) + 1]
-        own = [cell for cell in self.held.cells if cell.record["defense"] == self.name]
-        known = self.held.touching(own)
+        known = self.held.touching(self._own())
         count = sum(finding.level in grave for finding in known)
         yield Reading(" or ".join(grave), Measured(count, count, count, len(known)))
 
@@ -124,7 +123,10 @@ class Bench:
             yield self._attackers(about, group)
         if groups and self.held.chosen:
             yield "only images that the bare classifier gets right were attacked"
-        for finding in self.held.touching([cell for group in groups.values() for cell in group]):
+        cells = [cell for group in groups.values() for cell in group]
+        if any(r.quantity in FOUND for r in asked):
+            cells = self._own()
+        for finding in self.held.touching(cells):
             if finding.level in (STOP, WARN):
                 yield str(finding)
         under = [kind for r in asked if r.quantity in UNDER for kind in _kinds(r)]
@@ -134,6 +136,9 @@ class Bench:
         timed = [int(r.where or 1) for r in asked if r.quantity in TIMED]
         for batch in dict.fromkeys([*timed, *batches]):
             yield str(self.gauges.latency(self.name, batch))
+
+    def _own(self) -> list[Cell]:
+        return [cell for cell in self.held.cells if cell.record["defense"] == self.name]
 
     def _severity(self) -> str:
         return f"severity {', '.join(map(str, self.gauges.severities))}"
@@ -161,7 +166,7 @@ READERS: Mapping[str, Callable[[Bench, Requirement], Iterator[Reading]]] = {
     "overhead": Bench.overhead,
     "findings": Bench.findings,
 }
-UNDER, TIMED = ("corrupted",), ("latency", "overhead")
+UNDER, TIMED, FOUND = ("corrupted",), ("latency", "overhead"), ("findings",)
 
 
 def _kinds(requirement: Requirement) -> list[str]:

@@ -25,13 +25,17 @@ _VALUE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?) *([a-z%µ]*)")
 
 
 class Unit(NamedTuple):
-    """suffixes: how a value may end, and what one is worth; low, high: where it must lie."""
+    """suffixes: how a value may end, and what one is worth; low, high: where it must lie.
+
+    shown: a figure as tables print it, in `symbol`.
+    """
 
     what: str
     suffixes: Mapping[str, float]
     examples: str
     low: float
     high: float
+    symbol: str
     shown: Callable[[float], str]
 
 
@@ -39,18 +43,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-SHARE = Unit("a share", {"%": 0.01, "": 1}, '"30%" or "0.3"', 0, 1, _percent)
-GAP = Unit("a difference of shares", {"%": 0.01, "": 1}, '"5%" or "0.05"', -1, 1, _percent)
+SHARE = Unit("a share", {"%": 0.01, "": 1}, '"30%" or "0.3"', 0, 1, "%", _percent)
+GAP = Unit(
+    "a difference of shares", {"%": 0.01, "": 1}, '"5%" or "0.05"', -1, 1, "points", _percent
+)
 TIME = Unit(
     "a time",
     {"ms": 1e-3, "s": 1, "us": 1e-6, "µs": 1e-6},
     '"50ms" or "0.05s"',
     0,
     math.inf,
+    "ms",
     lambda seconds: f"{1000 * seconds:.3g}",
 )
-FACTOR = Unit("a factor", {"x": 1, "": 1}, '"2x"', 0, math.inf, lambda factor: f"{factor:.3g}")
-COUNT = Unit("a number", {"": 1}, '"0"', 0, math.inf, lambda count: f"{count:.0f}")
+FACTOR = Unit("a factor", {"x": 1, "": 1}, '"2x"', 0, math.inf, "x", lambda factor: f"{factor:.3g}")
+COUNT = Unit("a number", {"": 1}, '"0"', 0, math.inf, "", lambda count: f"{count:.0f}")
 
 
 def ball_title(where: str) -> str:
