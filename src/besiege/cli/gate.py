@@ -68,10 +68,11 @@ def gate(
     from besiege.cli.progress import Display
     from besiege.cli.verdicts import show
     from besiege.study.corruptions import SEVERITY
+    from besiege.study.gate import asking
     from besiege.study.gate import gate as ask
-    from besiege.study.requirements import parse_requirement
 
-    asked = [parse_requirement(text) for text in require or ()]  # before hours of attacks
+    severities = severity or (SEVERITY,)
+    asked = asking(require or (), on, severities, calls)  # before hours of attacks
     folder = _run(run, out, change or []) if run.suffix == ".toml" else run
     with Display(sys.stderr) as display:
         found = ask(
@@ -81,7 +82,7 @@ def gate(
             on=on,
             allow_undecided=allow_undecided,
             despite_findings=despite_findings,
-            severities=severity or (SEVERITY,),
+            severities=severities,
             calls=calls,
             batches=latency or (),
             overrides=() if run.suffix == ".toml" else change or (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -46,4 +47,5 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise BadRun(f'"{path}" cannot be written ({error}).') from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
-from scipy.stats import poisson
 from torch import Tensor
 
 from besiege.core.batch import fold_sum
@@ -25,6 +24,7 @@ from besiege.defenses.noise import Noise
 from besiege.defenses.salt_pepper import SaltPepper
 from besiege.defenses.transform import Transform
 from besiege.ops.blur import gaussian_blur
+from besiege.ops.poisson import poisson_counts
 from besiege.study.judge import answers
 
 SEVERITIES = range(1, 6)
@@ -45,10 +45,9 @@ def _gaussian_noise(x: Tensor, deviation: float, key: Key) -> Tensor:
 
 
 def _shot_noise(x: Tensor, photons: float, key: Key) -> Tensor:
-    """Poisson counts of x * photons, by inversion on the CPU."""
-    u = key.uniform(*x.shape[1:], dtype=torch.float64).cpu().numpy()
-    counts = poisson.ppf(u, x.double().cpu().numpy() * photons).clip(0)
-    return torch.from_numpy(counts / photons).to(x)
+    """Photons counted, x * photons in the mean."""
+    u = key.uniform(*x.shape[1:], dtype=torch.float64)
+    return (poisson_counts(x.double() * photons, u) / photons).to(x)
 
 
 def _impulse_noise(x: Tensor, share: float, key: Key) -> Tensor:
@@ -161,7 +160,7 @@ def strength(kind: str, severity: int, side: int) -> float:
 def corrupted(x: Tensor, kind: str, severity: int, key: Key) -> Tensor:
     """Images (B, C, H, W) in [0, 1] after one corruption, of 8 bit; a row depends on its own key.
 
-    Raises as `strength`. Cost: elementwise; jpeg and shot-noise are made on the CPU.
+    Raises as `strength`. Cost: elementwise; jpeg is coded on the CPU.
 
     >>> x = torch.full((1, 1, 4, 4), 0.5)
     >>> corrupted(x, "brightness", 5, Key.root(0, [0]))[0, 0, 0, 0] * 255

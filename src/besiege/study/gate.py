@@ -15,7 +15,7 @@ from besiege.core.power import images_to_decide
 from besiege.study.corruptions import CORRUPTIONS, SEVERITY, strength
 from besiege.study.gauges import Gauges
 from besiege.study.held import Held
-from besiege.study.latency import CALLS
+from besiege.study.latency import CALLS, check_calls
 from besiege.study.progress import Event
 from besiege.study.readings import Bench
 from besiege.study.requirements import (
@@ -142,6 +142,23 @@ class Gate:
         }
 
 
+def asking(
+    requirements: Sequence[str | Requirement],
+    on: str = On.INTERVAL,
+    severities: Sequence[int] = (SEVERITY,),
+    calls: int = CALLS,
+) -> list[Requirement]:
+    """The requirements, parsed, if a gate can be asked so; see `gate`. Looks at no run."""
+    asked = [r if isinstance(r, Requirement) else parse_requirement(r) for r in requirements]
+    if not asked:
+        raise BadSetting(f'a gate without requirements lets all pass: give one, as in "{EXAMPLE}".')
+    one_of("way to decide", on, [str(way) for way in On])
+    for severity in severities:
+        strength(next(iter(CORRUPTIONS)), severity, side=0)
+    check_calls(calls)
+    return asked
+
+
 def gate(
     run: str | Path,
     requirements: Sequence[str | Requirement],
@@ -168,12 +185,7 @@ def gate(
     that cannot be asked of it. Cost: one reading of the folder; what latency and corruptions take
     where they are asked for.
     """
-    asked = [r if isinstance(r, Requirement) else parse_requirement(r) for r in requirements]
-    if not asked:
-        raise BadSetting(f'a gate without requirements lets all pass: give one, as in "{EXAMPLE}".')
-    one_of("decision", on, tuple(On), "gate")
-    for severity in severities:
-        strength(next(iter(CORRUPTIONS)), severity, side=0)
+    asked = asking(requirements, on, severities, calls)
     path = Path(run)
     held = Held.read(path)
     for name in defenses:

@@ -35,9 +35,9 @@ class Held:
                 f"{path} is not finished: {lacking} rows are missing. Run it again, which resumes."
             )
         cells = cells_of(resolved["cells"], folder.rows(), [], resolved["ids"])
-        known = folder.findings()
-        findings = [from_record(f) for f in known] if known else examine_run(path)
-        return cls(resolved, cells, findings)
+        if not folder.examined():
+            return cls(resolved, cells, examine_run(path))
+        return cls(resolved, cells, [from_record(found) for found in folder.findings()])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -63,11 +63,7 @@ def latency(
     clock is read when its work is done. clock: seconds, time.perf_counter if not given.
     Raises BadSetting for too few calls, or a batch below 1. Cost: calls + 3 answers of each.
     """
-    if calls < FEWEST or batch < 1:
-        raise BadSetting(
-            f"latency takes a batch >= 1 and at least {FEWEST} calls, fewer of which have no "
-            f"interval: got a batch of {batch} and {calls} calls."
-        )
+    check_calls(calls, batch)
     read = clock or time.perf_counter
 
     def timed(answerer: Deployed, i: int) -> float:
@@ -90,6 +86,15 @@ def latency(
         threads=torch.get_num_threads(),
         device=str(x.device),
     )
+
+
+def check_calls(calls: int, batch: int = 1) -> None:
+    """Refuse too few calls, or a batch without images."""
+    if calls < FEWEST or batch < 1:
+        raise BadSetting(
+            f"latency takes a batch >= 1 and at least {FEWEST} calls, fewer of which have no "
+            f"interval: got a batch of {batch} and {calls} calls."
+        )
 
 
 def _finish(device: torch.device) -> None:
