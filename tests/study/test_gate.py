@@ -131,6 +131,12 @@ def test_an_open_question_says_how_many_images_answer_it(run):
     assert judged.sentence.startswith(f"90% lies in the interval: about {need} images would decide")
 
 
+def test_what_would_narrow_an_interval_is_said(run):
+    _, judged = one(run, "gap@linf:0.1<=0%", defenses=["noise"])
+    assert judged.sentence == "0% lies in the interval: more images would narrow it"
+    assert "-0.0" not in judged.shown
+
+
 def test_threats_and_goals_are_chosen(run):
     names = ["noise"]
     assert len(gate(run, ["robust>=0%"], defenses=names).judged) == 2

@@ -50,8 +50,8 @@ def _table(console: Console, defense: Defended, live: bool) -> None:
     table = Table(
         title=Text(defense.name), box=box.SIMPLE_HEAD if live else box.ASCII2, title_justify="left"
     )
-    table.add_column("requirement", no_wrap=True)
-    table.add_column("of", overflow="fold")
+    table.add_column("requirement", overflow="fold", min_width=16)
+    table.add_column("of", min_width=16)
     table.add_column("measured [95 %]", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

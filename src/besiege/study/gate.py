@@ -221,8 +221,9 @@ def _sentence(requirement: Requirement, measured: Measured, verdict: Verdict) ->
     if verdict is not Verdict.UNDECIDED:
         return ""
     inside = f"{requirement.spelt} lies in the interval"
-    if requirement.kind.unit is not SHARE:
-        return f"{inside}: a longer measurement would narrow it"
+    unit = requirement.kind.unit
+    if unit is not SHARE:
+        return f"{inside}: more {unit.by} would narrow it"
     need = images_to_decide(measured.estimate, requirement.bound)
     if need is None:
         return f"{inside}, and is the figure itself: no number of images would decide it"

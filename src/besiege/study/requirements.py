@@ -27,7 +27,7 @@ _VALUE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?) *([a-z%µ]*)")
 class Unit(NamedTuple):
     """suffixes: how a value may end, and what one is worth; low, high: where it must lie.
 
-    shown: a figure as tables print it, in `symbol`.
+    shown: a figure as tables print it, in `symbol`. by: of what more would narrow its interval.
     """
 
     what: str
@@ -37,10 +37,11 @@ class Unit(NamedTuple):
     high: float
     symbol: str
     shown: Callable[[float], str]
+    by: str = "images"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"{round(100 * share, 1) + 0.0:.1f}"  # never -0.0
 
 
 SHARE = Unit("a share", {"%": 0.01, "": 1}, '"30%" or "0.3"', 0, 1, "%", _percent)
@@ -55,8 +56,11 @@ TIME = Unit(
     math.inf,
     "ms",
     lambda seconds: f"{1000 * seconds:.3g}",
+    "calls",
 )
-FACTOR = Unit("a factor", {"x": 1, "": 1}, '"2x"', 0, math.inf, "x", lambda factor: f"{factor:.3g}")
+FACTOR = Unit(
+    "a factor", {"x": 1, "": 1}, '"2x"', 0, math.inf, "x", lambda times: f"{times:.3g}", "calls"
+)
 COUNT = Unit("a number", {"": 1}, '"0"', 0, math.inf, "", lambda count: f"{count:.0f}")
 
 
