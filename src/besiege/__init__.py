@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from besiege.study.bridge import bridge as bridge
     from besiege.study.certify import certify as certify
     from besiege.study.descent import descent as descent
+    from besiege.study.gate import gate as gate
     from besiege.study.imitation import imitate as imitate
     from besiege.study.judge import judge as judge
     from besiege.study.recipe import Recipe as Recipe
@@ -88,6 +89,7 @@ _HOMES = {
     "descent": "study.descent",
     "evaluate": "evaluation",
     "from_callable": "models.callable",
+    "gate": "study.gate",
     "audit": "data.images",
     "from_iterable": "data.iterable",
     "imitate": "study.imitation",

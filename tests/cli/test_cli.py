@@ -39,6 +39,7 @@ def test_help_names_every_command():
         "list",
         "explain",
         "report",
+        "gate",
         "compare",
         "certify",
     ):

@@ -1,4 +1,7 @@
-"""The command `besiege`. Exit codes: 0 done, 1 an expectation failed, 2 bad input, 130 Ctrl-C."""
+"""The command `besiege`.
+
+Exit codes: 0 done, 1 an expectation failed, 2 bad input, 3 a gate is undecided, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from besiege.cli import (
     doctor,
     evaluate,
     explain,
+    gate,
     judge,
     listing,
     protect,
@@ -44,6 +48,7 @@ app.command("explain")(explain.explain)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
+app.command("gate")(gate.gate)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
 app.add_typer(quilt.app, name="quilt")

@@ -1,11 +1,13 @@
-"""Files that a user names: one way to say that they are not there."""
+"""Files that a user names: one way to say that they are not there, one to write them whole."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from besiege.core.errors import BesiegeError
+from besiege.core.errors import BadRun, BesiegeError
 
 
 def existing(path: str | Path, what: str, error: type[BesiegeError]) -> Path:
@@ -30,3 +32,20 @@ def existing(path: str | Path, what: str, error: type[BesiegeError]) -> Path:
         else f" Its folder holds {len(names)} others."
     )
     raise error(f'No {what} at "{path}".{hint}')
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the file at `path` whole or not at all, making its folder; BadRun where it cannot be.
+
+    It is written beside its place and renamed, so that a reader finds the old file or the new one.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        raise BadRun(f'"{path}" cannot be written ({error}).') from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()

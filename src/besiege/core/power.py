@@ -89,3 +89,28 @@ def _sharp(first: Shares | None, second: Shares | None) -> bool:
     """Whether shares are 0 or 1, as of deterministic defenses, as far as one knows."""
     both = [shares for shares in (first, second) if shares is not None]
     return all(bool(np.all((shares == 0) | (shares == 1))) for shares in both)
+
+
+def images_to_decide(
+    share: float, threshold: float, power: float = POWER, level: float = 0.05
+) -> int | None:
+    """How many images show on which side of `threshold` a share lies; None if it lies on it.
+
+    With that many, Wilson's interval excludes the threshold with a chance of `power`, if the truth
+    is `share`: n = (z_a sqrt(t (1 - t)) + z_b sqrt(p (1 - p)))^2 / (p - t)^2, as that interval
+    holds t exactly if |p - t| <= z_a sqrt(t (1 - t) / n).
+
+    level: of the two-sided interval.
+
+    >>> images_to_decide(0.35, 0.30), images_to_decide(0.30, 0.30)
+    (676, None)
+    """
+    if not (0 <= share <= 1 and 0 <= threshold <= 1):
+        raise BadSetting(f"a share and a threshold lie in [0, 1], got {share} and {threshold}.")
+    if abs(share - threshold) < 1e-9:
+        return None
+    z_level, z_power = float(norm.ppf(1 - level / 2)), float(norm.ppf(power))
+    spread = z_level * math.sqrt(threshold * (1 - threshold)) + z_power * math.sqrt(
+        share * (1 - share)
+    )
+    return max(1, math.ceil(spread**2 / (share - threshold) ** 2 - 1e-9))

@@ -213,6 +213,10 @@ class RunFolder:
         place = self.path / "environment.json"
         return json.loads(place.read_text()) if place.exists() else {}
 
+    def examined(self) -> bool:
+        """Whether checks were asked of the run."""
+        return (self.path / "findings.json").exists()
+
     def findings(self) -> list[dict[str, Any]]:
         """What checks said of the run when they were last asked; empty where they were not."""
         place = self.path / "findings.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from besiege.core.errors import BadImages, BadRun, BadSetting, BesiegeError, unknown
-from besiege.core.files import existing
+from besiege.core.files import existing, write_whole
 from besiege.core.key import Key
 from besiege.data.images import from_bytes
 from besiege.data.members import Members, open_members, read_file
@@ -248,10 +247,4 @@ def _write(path: Path, picture: Picture, where: str) -> None:
         data = picture.encoded(path.suffix.lower())
     except Exception as error:  # WebP has a largest side, say
         raise BadImages(f'"{where}" cannot be written to "{path}" ({error}).') from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise BadRun(f'"{path}" cannot be written ({error}). What is finished is kept.') from error
+    write_whole(path, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ from torch import Tensor
 from besiege.core.errors import BadRun
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
-from besiege.study.experiment import experiment_from
 from besiege.study.judge import Judging, answers
-from besiege.study.prepared import Prepared, prepare
+from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
+from besiege.study.rebuilt import rebuilt, threads
 from besiege.study.shard import UNKEYED, point_hash
 from besiege.study.siege import Siege
+
+CHANGED = (
+    "the model, the images, an own file or a setting is no longer that of the run "
+    "(its cells would have other names now)"
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,10 @@ def rejudge(
     Cost: `draws` forwards a point.
     """
     folder = RunFolder(path)
-    resolved = _resolved(folder)
-    settings = resolved["experiment"]
-    experiment = experiment_from(settings, overrides, where=f"{path}/resolved.json")
-    prepared = prepare(experiment)
-    records = resolved["cells"]
-    if len(records) != len(prepared.records):
-        raise BadRun(f"{path}: --set changed the grid: {len(prepared.records)} cells, not as run.")
+    resolved, prepared, unchanged = rebuilt(
+        path, overrides, "judged again", "Use besiege.evaluation.judge_images."
+    )
+    settings, experiment, records = resolved["experiment"], prepared.experiment, resolved["cells"]
     recorded = settings["judge"]["draws"]
     judging = Judging(draws or recorded, micro_batch=experiment.engine.micro_batch)
     seed = settings["seed"] if seed is None else seed
@@ -91,9 +93,7 @@ def rejudge(
     court = _Court(folder, prepared, judging, seed, asked, [])
     total, began, done = sum(len(by_cell.get(r["cell"], ())) for r in records), time.monotonic(), 0
     cells = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(experiment.engine.threads)
-    try:
+    with threads(experiment.engine.threads):
         for record, siege in zip(records, prepared.sieges.values(), strict=True):
             rows = by_cell.get(record["cell"], [])
             cells.append(court.again(record, siege, rows))
@@ -101,32 +101,8 @@ def rejudge(
             if on_event:
                 seconds = time.monotonic() - began
                 on_event(Event(record["cell"], cells[-1].title, done, total, seconds))
-    finally:
-        torch.set_num_threads(before)
     same = (seed, judging.draws) == (settings["seed"], recorded)
-    return Rejudged(tuple(cells), same, tuple(court.wrong), tuple(_notes(records, prepared)))
-
-
-def _resolved(folder: RunFolder) -> dict[str, Any]:
-    """What resolved.json says, if it says how to make the run again."""
-    resolved = folder.resolved()
-    if "data" in resolved.get("experiment", {}):
-        return resolved
-    why = "it holds no run (no resolved.json in it)."
-    if resolved:
-        why = (
-            "it was made in Python, and does not say from which model and images. Use "
-            "besiege.evaluation.judge_images."
-        )
-    raise BadRun(f"{folder.path} cannot be judged again: {why}")
-
-
-def _notes(records: Sequence[Mapping[str, Any]], prepared: Prepared) -> Iterator[str]:
-    if [r["cell"] for r in records] != list(prepared.sieges):
-        yield (
-            "the model, the images, an own file or a setting is no longer that of the run "
-            "(its cells would have other names now)"
-        )
+    return Rejudged(tuple(cells), same, tuple(court.wrong), () if unchanged else (CHANGED,))
 
 
 @dataclass(frozen=True)

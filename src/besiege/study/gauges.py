@@ -1,0 +1,127 @@
+"""What a run folder does not hold of its defenses, measured now: latency and corruptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from besiege.core.errors import BadRun
+from besiege.core.key import Key
+from besiege.core.stats import Shares
+from besiege.defenses.defense import Defense, Deployed
+from besiege.defenses.transform import Chain
+from besiege.study.corruptions import SEVERITY, right_under
+from besiege.study.latency import CALLS, Clock, Latency, latency
+from besiege.study.prepared import Prepared
+from besiege.study.progress import Event
+from besiege.study.rebuilt import rebuilt, threads
+from besiege.study.shard import Examples
+
+POOL = 64  # images that latency is measured on, at most
+
+
+class Gauges:
+    """Measures of the defenses of the run at `path`, each made when first asked for, and once.
+
+    overrides: settings of the run changed, such as "engine.threads=4". severities, calls: of
+    corruptions and of latency. Raises BadRun where the defenses cannot be made again, or are others
+    now.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        overrides: Sequence[str] = (),
+        severities: Sequence[int] = (SEVERITY,),
+        calls: int = CALLS,
+        on_event: Callable[[Event], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.path, self.overrides = path, tuple(overrides)
+        self.severities, self.calls = tuple(severities), calls
+        self.on_event, self.clock = on_event, clock
+        self._latencies: dict[tuple[str, int], Latency] = {}
+        self._shares: dict[tuple[str | None, str], Shares] = {}
+
+    @cached_property
+    def _made(self) -> tuple[Prepared, tuple[int, ...]]:
+        made = rebuilt(
+            self.path,
+            self.overrides,
+            "measured again",
+            "Ask only for what it holds: robust, clean, gap and findings.",
+        )
+        if not made.same:
+            raise BadRun(
+                f"the defenses of {self.path} are no longer those of the run: the model, the "
+                "images, an own file or a setting was changed (its cells would have other names "
+                "now). Run it again, which makes what is missing."
+            )
+        return made.prepared, tuple(made.resolved["ids"])
+
+    def latency(self, name: str, batch: int) -> Latency:
+        """That of the defense `name`, beside the bare classifier's, on the run's device."""
+        if (name, batch) not in self._latencies:
+            prepared, ids = self._made
+            some = self._examples(ids[:POOL])
+            key = Key.root(prepared.experiment.seed, list(some.ids), some.x.device)
+            with threads(prepared.experiment.engine.threads):
+                self._latencies[name, batch] = latency(
+                    self._deployed(name),
+                    self._deployed(None),
+                    some.x,
+                    key,
+                    batch=batch,
+                    calls=self.calls,
+                    clock=self.clock,
+                )
+        return self._latencies[name, batch]
+
+    def right_under(self, name: str | None, kind: str) -> Shares:
+        """Share of right answers to each image under a corruption, (n,); None: bare classifier."""
+        if (name, kind) not in self._shares:
+            prepared, ids = self._made
+            size, began = prepared.experiment.engine.batch, time.monotonic()
+            found = []
+            with threads(prepared.experiment.engine.threads):
+                for start in range(0, len(ids), size):
+                    found.append(self._right(name, kind, ids[start : start + size]))
+                    if self.on_event:
+                        done = min(start + size, len(ids))
+                        title = f"{name or 'bare classifier'} · {kind}"
+                        seconds = time.monotonic() - began
+                        self.on_event(Event("", title, done, len(ids), seconds))
+            self._shares[name, kind] = np.concatenate(found)
+        return self._shares[name, kind]
+
+    def _right(self, name: str | None, kind: str, ids: tuple[int, ...]) -> Shares:
+        prepared, _ = self._made
+        experiment = prepared.experiment
+        some = self._examples(ids)
+        return right_under(
+            self._deployed(name),
+            some.x,
+            some.label,
+            Key.root(experiment.seed, list(ids), some.x.device),
+            kind,
+            self.severities,
+            experiment.judge.draws,
+            experiment.engine.micro_batch,
+        )
+
+    def _deployed(self, name: str | None) -> Deployed:
+        prepared, _ = self._made
+        if name is None:
+            return Defense(Chain(), prepared.classifier)
+        cell = next(cell for cell, (defense, _) in prepared.places.items() if defense == name)
+        return prepared.sieges[cell].defense
+
+    def _examples(self, ids: tuple[int, ...]) -> Examples:
+        prepared, _ = self._made
+        threat = next(iter(prepared.sieges.values())).threat
+        return prepared.examples(ids, replace(threat, targeted=False))
