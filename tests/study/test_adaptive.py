@@ -150,6 +150,20 @@ def test_a_run_writes_its_plan_down_and_it_runs_again(tmp_path):
     assert all(p["notes"] or p["recipe"]["union"] for p in plans)
 
 
+def test_plans_that_are_made_outlive_a_stop(tmp_path):
+    stops = iter([None, None, None, KeyboardInterrupt])
+
+    def stopping(event):
+        if event.title.endswith("planning") and next(stops):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment_from(SETTINGS), tmp_path, stopping)
+    seen = []
+    run_experiment(experiment_from(SETTINGS), tmp_path, seen.append)
+    assert sum("planning" in event.title for event in seen) == 1
+
+
 NEGATIVE = """
 import numpy as np
 import torch
@@ -181,11 +195,11 @@ def negatives(tmp_path_factory):
     path.write_text(NEGATIVE)
     return {
         **SETTINGS,
-        "data": {"source": "digits", "n": 12},
+        "data": {"source": "digits", "n": 8},
         "model": f"{path}:make_model",
         "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
-        "threat": [{"eps": 0.15, "passes": 400}],
-        "recipe": [{"kind": "bpda", "steps": 20}, {"kind": "adaptive"}],
+        "threat": [{"eps": 0.15, "passes": 150}],
+        "recipe": [{"kind": "bpda", "steps": 10}, {"kind": "adaptive"}],
     }
 
 
@@ -193,7 +207,7 @@ def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(negative
     out = run_experiment(experiment_from(negatives), tmp_path / "run")
     (planned,) = RunFolder(out).resolved()["plans"].values()
     view = planned["recipe"]["union"][0]["view"]["negative"]
-    assert view.startswith("learned:learned")
+    assert view.startswith("learned:plans")
     assert (out / view.partition(":")[2]).exists()
     assert any("a network learned it" in note for note in planned["notes"])
     right = {"bpda": [], "adaptive": []}

@@ -62,7 +62,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
     "judged_won": "FLOAT[]",
 }
 LOCKS = "locks"
-NETWORKS = "learned"  # folder of networks that were trained for the run, before it is begun
+PLANS = "plans"  # what attackers worked out, before the run is begun
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             names = {p.name for p in path.iterdir() if not p.name.startswith(".resolved.json")}
-            foreign = names - {LOCKS, NETWORKS} and not (path / "resolved.json").exists()
+            foreign = names - {LOCKS, PLANS} and not (path / "resolved.json").exists()
         except OSError as error:
             raise BadRun(
                 f"{path} cannot be a run folder ({error.strerror}): name another with --out."

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from besiege.core.files import write_whole
 from besiege.core.key import Key
-from besiege.core.store import NETWORKS
+from besiege.core.store import PLANS
 from besiege.study.adaptive import BUDGET, PUPILS, plan
 from besiege.study.experiment import Experiment
 from besiege.study.prepared import Prepared
@@ -30,31 +32,34 @@ def planned(
     experiment: Experiment,
     prepared: Prepared,
     ids: list[int],
-    known: Mapping[str, Any],
     folder: Path,
     told: Told | None = None,
 ) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with a union of recipes for each defense and threat in place of an adaptive
     one, and the plans by the cells that asked for them.
 
-    ids: of the images; plans are made on the first. known: plans of an earlier run, which are
-    taken as they are. folder: of the run, in which networks that learn are kept. told: called
-    before each plan that has to be made.
+    ids: of the images; plans are made on the first. folder: of the run; each plan is kept there as
+    soon as it is made, with the networks that it names, and one that is there is taken as it is.
+    told: called before each plan that has to be made.
     """
     plans: dict[str, Any] = {}
     tables: list[RecipeTable] = []
     for cell, siege in prepared.sieges.items():
         if siege.recipe.attack != ADAPTIVE:
             continue
-        if cell not in known and told:
-            told(f"{prepared.title(cell)} · planning")
-        plans[cell] = known.get(cell) or _made(prepared, siege, ids[:PUPILS], folder)
+        kept = folder / PLANS / f"{cell}.json"
+        if not kept.exists():
+            if told:
+                told(f"{prepared.title(cell)} · planning")
+            made = _made(prepared, siege, ids[:PUPILS], folder)
+            write_whole(kept, json.dumps(made, indent=1).encode())
+        plans[cell] = json.loads(kept.read_text())
         only = prepared.place(cell)
         found = RecipeTable.model_validate(plans[cell]["recipe"])
         found = found.placed(lambda name: str(folder / name))
         tables.append(found.model_copy(update=only))
-    kept = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
-    return experiment.model_copy(update={"recipe": (*kept, *tables)}), plans
+    others = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
+    return experiment.model_copy(update={"recipe": (*others, *tables)}), plans
 
 
 def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dic
             key,
             budget=budget,
             opponents=replace(siege.opponents, models=models),
-            folder=folder / NETWORKS,
+            folder=folder / PLANS,
         )
     whole = RecipeTable.model_validate({**as_table(found.recipe), "name": siege.recipe.name})
 

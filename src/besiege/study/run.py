@@ -59,9 +59,8 @@ def run_experiment(
     prepared.check(ids)
     plans: dict[str, Any] = {}
     if adapts(experiment, prepared):
-        known = RunFolder(out).resolved().get("plans", {})
         told = partial(_planning, on_event)
-        experiment, plans = planned(experiment, prepared, ids, known, out, told)
+        experiment, plans = planned(experiment, prepared, ids, out, told)
         prepared = prepare(experiment)
     wanted = experiment.keep.images
     keep = tuple(ids if wanted == "all" else ids[:wanted])
