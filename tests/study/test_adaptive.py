@@ -97,6 +97,25 @@ def test_the_searches_fit_the_budget_and_what_does_not_is_named():
         assert int((spent.forwards + spent.backwards).max()) <= budget
 
 
+def test_points_come_over_from_other_models_where_some_are_given(tmp_path):
+    recipe = {"kind": "adaptive", "models": ["digits-cnn"]}
+    changed = {"defense": [{"name": "bare"}], "recipe": [recipe]}
+    changed |= {"threat": [{"eps": 0.1, "passes": 900}], "data": {"source": "digits", "n": 3}}
+    out = run_experiment(experiment_from({**SETTINGS, **changed}), tmp_path / "run")
+    (planned,) = RunFolder(out).resolved()["plans"].values()
+    named = {u["name"]: u.get("models") for u in planned["recipe"]["union"]}
+    assert [models for name, models in named.items() if "transfer" in name] == [["digits-cnn"]]
+    again = run_experiment(load_experiment(out / "planned.toml"), tmp_path / "again")
+    assert rows(out) == rows(again)
+
+
+def test_a_small_budget_is_planned_on_fewer_pilots():
+    defense = Defense(besiege.parse_chain("noise:scale=0.2"), NET)
+    few, many = (plan(defense, X, Y, THREAT, KEY, budget=b) for b in (150, 3000))
+    whole = plan(defense, X[:8], Y[:8], THREAT, KEY[:8], budget=3000)
+    assert few.notes[0] == whole.notes[0] != many.notes[0]
+
+
 @pytest.mark.parametrize("access", ["scores", "labels"])
 def test_less_access_takes_other_attacks(access):
     threat = Threat(L2(6.0), access=access)

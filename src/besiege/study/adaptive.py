@@ -30,7 +30,7 @@ from besiege.study.schedule import LUCK, Schedule, Way
 from besiege.study.siege import Opponents, Siege
 
 BUDGET = 3000  # passes an image where the threat sets no limit
-PILOTS = 16  # images on which ways are tried
+PILOTS, FEW, EACH = 16, 8, 150  # images on which ways are tried; least; budget for each of them
 PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
@@ -70,7 +70,8 @@ def plan(
     """How to attack `defense` under `threat`, for at most `budget` passes an image.
 
     x (B, C, H, W) in [0, 1], goal (B,) labels, or targets where the threat is targeted, key: of
-    the images; the first PILOTS are used, and PUPILS to learn from. budget: forward and backward
+    the images; the first PILOTS are used (fewer of a budget under EACH for each of them, at least
+    FEW), and PUPILS to learn from. budget: forward and backward
     passes, draws counted. opponents: its models, if any, are others to transfer points from.
     folder: where networks that imitate links are kept, which the recipe names; None trains none.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
@@ -78,7 +79,8 @@ def plan(
     longer attacks more.
     """
     opponents = opponents or Opponents()
-    planner = _Planner(defense, threat, opponents, x, goal, key)
+    pilots = min(PILOTS, max(FEW, budget // EACH))
+    planner = _Planner(defense, threat, opponents, x, goal, key, pilots)
     ways, draws = [Way("best surrogates", {})], 1
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
@@ -108,10 +110,11 @@ class _Planner:
         x: Tensor,
         goal: Tensor,
         key: Key,
+        pilots: int,
     ) -> None:
         self.defense, self.threat = defense, threat
         self.pupils, self.pupils_key = x[:PUPILS], key[:PUPILS].fold("plan", "learn")
-        self.x, self.goal, self.key = x[:PILOTS], goal[:PILOTS], key[:PILOTS]
+        self.x, self.goal, self.key = x[:pilots], goal[:pilots], key[:pilots]
         # Batches are filled up to their size: of so few images, smaller ones cost less.
         self.opponents = replace(opponents, micro_batch=min(opponents.micro_batch, len(self.x)))
         self.random = defense.is_random((x.shape[1], x.shape[2], x.shape[3]))
