@@ -62,6 +62,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
     "judged_won": "FLOAT[]",
 }
 LOCKS = "locks"
+FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
 @dataclass(frozen=True)
