@@ -127,21 +127,21 @@ def attack_scores(
 ) -> Scores:
     """`Scores` of n examples, with Wilson's intervals.
 
-    predicted: for each example its answers on the judge's draws, -1 for an abstention. target: where
-    the goal is a label; else any answer but `label` meets it. lucky: whether the attacker met the
-    goal on any draw of its own, at any step, as loops that believe their first success report.
+    predicted: for each example its answers on the judge's draws, -1 for an abstention. target:
+    where the goal is a label; else any answer but `label` meets it. lucky: whether the attacker met
+    the goal on any draw of its own, at any step, as loops that believe their first success report.
 
     >>> found = attack_scores([[1, 0, 1], [1, 1, 1]], [1, 1], lucky=[True, True])
     >>> [round(score.estimate, 2) for score in found[:4]]
     [0.17, 0.5, 0.0, 1.0]
     """
-    goal = label if target is None else target
-    met = [(np.asarray(p) == g) == (target is not None) for p, g in zip(predicted, goal, strict=True)]
+    goal, aimed = label if target is None else target, target is not None
+    met = [(np.asarray(p) == g) == aimed for p, g in zip(predicted, goal, strict=True)]
     most = majority_right(predicted, goal)
     rules = (
         np.array([m.mean() for m in met], dtype=float),
         np.array([m.any() for m in met], dtype=float),
-        most if target is not None else 1 - most,
+        most if aimed else 1 - most,
     )
     expected, once, majority = (share_interval(shares, confidence) for shares in rules)
     published = None if lucky is None else share_interval(np.asarray(lucky, float), confidence)

@@ -92,15 +92,16 @@ class Worst:
     def __str__(self) -> str:
         clean = f" (clean {self.clean})" if self.clean else ""
         hit = f"targets hit on {self.success}, " if self.targeted else ""
-        who = "broken by" if self.verdict.word == BROKEN else "strongest"
+        who = "broken by" if self.verdict.word == BROKEN else "strongest:"
         most = f" (most by {self.by})" if self.by else ""
         claim = ""
         if self.verdict.gap is not None and self.verdict.claim is not None:
             claimed = 100 * self.verdict.claim
             claim = f"; claim {claimed:g} %, minus verdict {100 * self.verdict.gap:+.1f} points"
+        spent = f"after {self.passes:,.0f} passes an image"
         return (
             f"{self.defense}: {self.verdict}: {hit}robust accuracy at most {self.accuracy}{clean} "
-            f"at {self.threat} {self.goal}, n = {self.n}, after {self.passes:,.0f} passes an image; "
+            f"at {self.threat} {self.goal}, n = {self.n}, {spent}; "
             f"{who} {self.broken_by}{most}{claim}; checks: {', '.join(self.grave) or 'no warning'}"
         )
 

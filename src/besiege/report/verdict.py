@@ -107,6 +107,8 @@ def _doubts(e: Evidence, bar: float | None) -> list[str]:
     stands = "no attacker of this run left less, and that is no proof"
     if e.claim is not None:
         stands = f"its claim of {_percent(e.claim)} stands so far, and that is no proof"
+    elif bar is not None:
+        stands += f"; broken would be an upper end below {_what(e, bar)}"
     found = [stands]
     if bar is None:
         found.append("no clean figure to compare with (recipe none)")
