@@ -64,7 +64,7 @@ def evaluate(
     threat: a ball (untargeted) or a Threat; targets (B,) for a targeted one, else drawn at random.
     budget: limit of passes (forward and backward, draws counted) an image and attacker; else that
         of the threat, or none, and 3000 for the recipe "adaptive", see `plan`.
-    minutes: instead, for all attackers together: a pass is timed, and the notes say what came of it.
+    minutes: instead, for all attackers together: a pass is timed, and notes say what came of it.
     claim: robust accuracy that somebody claims, in [0, 1]; the verdict is then on it.
     models: other models by the names under which recipes attack them in place of the defense's
         (`Recipe.models`); a name that is not among them is a spec of the model catalog.

@@ -271,7 +271,7 @@ def _worst(
     attacks = [line for line in group if not line.control]
     clean = next((line.accuracy for line in group if line.control), None)
     passes = sum(line.forwards + line.backwards for line in attacks)
-    best = max(group, key=lambda line: line.success.estimate)
+    best = max(attacks or group, key=lambda line: line.success.estimate)
     grave = [f for f in touching(context.findings, group) if f.level != NOTE]
     told = tuple(dict.fromkeys(f"{f.level} {f.number} {f.name}" for f in grave))
     certified, radius = context.certified.get((first.defense, first.threat), (None, ""))

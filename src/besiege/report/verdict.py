@@ -9,9 +9,10 @@ from besiege.core.stats import Interval
 
 BROKEN, UNPROVED, CERTIFIED = "broken", "unproved", "certified"
 WORDS = {
-    BROKEN: "what attackers leave lies below the bar, its 95 % interval and all",
-    UNPROVED: "neither: a better attacker may leave less",
-    CERTIFIED: "what is proved lies above the bar, its 95 % interval and all",
+    BROKEN: "what attackers leave lies, with its whole interval, below what is claimed, or where "
+    "nothing is, below a quarter of the clean accuracy",
+    UNPROVED: "it does not, and a better attacker may leave less",
+    CERTIFIED: "what is proved lies above it",
 }
 KEPT = 0.25  # of what is right without attack: the bar where nobody claims more
 FEW_PASSES = 1000  # an image: less is little effort

@@ -134,8 +134,12 @@ def timed(
     prepared: Prepared,
     ids: Sequence[int],
     known: Sequence[Mapping[str, Any]],
+    images: int,
 ) -> tuple[Experiment, list[dict[str, Any]]]:
-    """The experiment with passes in place of the minutes of its threats, and `settled` budgets."""
+    """The experiment with passes in place of the minutes of its threats, and `settled` budgets.
+
+    ids: of images on which a pass is timed. images: how many there are to attack.
+    """
     threats, found = list(experiment.threat), []
     for i, table in enumerate(threats):
         if table.minutes is None:
@@ -143,10 +147,8 @@ def timed(
         asked = {"threat": i, "title": table.threat().name, "minutes": table.minutes}
         seconds, draws = partial(_seconds, prepared, i, tuple(ids[:TIMED])), experiment.judge.draws
         shape = prepared.images.shape
-        random = shape is None or any(
-            siege.defense.is_random(shape) for siege in prepared.sieges.values()
-        )
-        budget = settled(asked, known, seconds, len(ids), draws, random)
+        random = any(siege.defense.is_random(shape) for siege in prepared.sieges.values())
+        budget = settled(asked, known, seconds, images, draws, random)
         threats[i] = table.model_copy(update={"passes": budget["passes"], "minutes": None})
         found.append(budget)
     return experiment.model_copy(update={"threat": tuple(threats)}), found

@@ -14,7 +14,7 @@ import numpy as np
 
 from besiege.core.errors import BadRun, BadSetting, several
 from besiege.core.store import RunFolder
-from besiege.study.budget import timed
+from besiege.study.budget import TIMED, timed
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
 from besiege.study.engines.ray import Ray
@@ -86,7 +86,7 @@ def run_experiment(
 def _worked_out(
     experiment: Experiment,
     prepared: Prepared,
-    ids: list[int],
+    wanted: list[int],
     out: Path,
     on_event: OnEvent | None,
     part: Part,
@@ -96,18 +96,23 @@ def _worked_out(
     What an earlier run of the folder found is taken as it is.
     """
     known, more = RunFolder(out).resolved(), dict[str, Any]()
-    if any(threat.minutes is not None for threat in experiment.threat):
+    in_minutes = any(threat.minutes is not None for threat in experiment.threat)
+    if in_minutes or adapts(experiment, prepared):
+        some = wanted[: 2 * TIMED]
+        bad = prepared.faulty(some)  # is named later on, and its batch alone fails
+        ids = [i for i in some if i not in bad]
+    if in_minutes:
         if part.parts > 1:
             raise BadSetting(
                 "minutes become passes by timing this machine, and parts of a run must agree: give "
                 "passes in the threat."
             )
-        experiment, budgets = timed(experiment, prepared, ids, known.get("budgets", ()))
+        before = known.get("budgets", ())
+        experiment, budgets = timed(experiment, prepared, ids, before, len(wanted))
         prepared, more = prepare(experiment), {"budgets": budgets}
     if adapts(experiment, prepared):
-        before = known.get("plans", {})
-        planning = partial(_planning, on_event)
-        adapted, plans = planned(experiment, prepared, ids, before, planning)
+        former, told = known.get("plans", {}), partial(_planning, on_event)
+        adapted, plans = planned(experiment, prepared, ids, former, told)
         records = {record["cell"]: record for record in prepared.records}
         where = ("defense", "threat", "targeted")
         for cell, plan in plans.items():
