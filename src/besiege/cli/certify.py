@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from besiege.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from besiege.study.certify import Certificates
 
 
 def certify(
@@ -41,7 +46,6 @@ def certify(
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.report.certified import curve_figure, show_curve
     from besiege.study.certified import certifiable, keep_certificates
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
@@ -67,15 +71,10 @@ def certify(
             micro_batch=micro_batch,
             on_event=display,
         )
-    curve = found.curve(y, radius)
-    norm = found.channel.norm
-    show_curve(curve, norm, sys.stdout)
-    print(found.sentence(y))
+    _show(found, y, radius, defense, figure)
     if run and into:
         keep_certificates(into, run, y, found)
         print(f"kept: {into}; `besiege report {into}` has the verdict")
-    if figure is not None:
-        _write(figure, curve_figure(curve, norm, defense))
 
 
 def _some(count: int, n: int, seed: int) -> list[int]:
@@ -86,7 +85,16 @@ def _some(count: int, n: int, seed: int) -> list[int]:
     return sorted(order[: n or count].tolist())
 
 
-def _write(figure: Path, text: str) -> None:
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_text(text, encoding="utf-8")
-    print(f"figure: {figure}")
+def _show(
+    found: Certificates, label: Tensor, radius: float | None, title: str, figure: Path | None
+) -> None:
+    """The curve, in figures and perhaps in a figure, and what was certified in a line."""
+    from besiege.report.certified import curve_figure, show_curve
+
+    curve, norm = found.curve(label, radius), found.channel.norm
+    show_curve(curve, norm, sys.stdout)
+    print(found.sentence(label))
+    if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_text(curve_figure(curve, norm, title), encoding="utf-8")
+        print(f"figure: {figure}")

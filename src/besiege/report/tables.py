@@ -95,10 +95,13 @@ def _proved(
 ) -> dict[tuple[str, str], tuple[Interval, str]]:
     """Share of images proved right within the radius of a threat, by defense and threat.
 
-    Only where the norms are the same. An abstention is not right, so the smaller radius counts.
+    Only where the norms are the same, and images, weights and seed still are, as one of the cells
+    that there were says. An abstention is not right, so the smaller radius counts.
     """
-    found = {}
+    found, cells = {}, {record["cell"] for record in resolved["cells"]}
     for proof in certificates:
+        if proof["ids"] != resolved["ids"] or not cells & set(proof["cells"]):
+            continue
         right = np.asarray(proof["answer"]) == np.asarray(proof["label"])
         for record in resolved["cells"]:
             if record["defense"] == proof["defense"] and record["ball"] == proof["norm"]:

@@ -45,6 +45,7 @@ def keep_certificates(
         "norm": found.channel.norm,
         "samples": found.samples,
         "alpha": found.alpha,
+        "cells": [c["cell"] for c in run["cells"] if c["defense"] == run["defense"]],
         "ids": list(run["ids"]),
         "label": label.tolist(),
         "answer": found.answer.tolist(),
