@@ -98,7 +98,7 @@ def passes_in(
         raise BadSetting(f"minutes are more than 0, got {minutes:g}.")
     aside = min(PILOTS, images) * PLANNING[random] + images * (draws if random else 1)
     left = 60 * minutes / max(sum(seconds), 1e-12) - aside
-    return max(FLOOR, int(left / max(images, 1)))
+    return max(FLOOR, int(left / max(images, 1) + 1e-6))
 
 
 def settled(
