@@ -91,7 +91,7 @@ def test_nobody_named_it_is_the_attacker_that_adapts(home, command):
     assert (code, "1 image cannot be scored" in err) == (2, True)
     found = summarise(home / "run")
     assert [(line.recipe, line.n) for line in found.lines] == [("none", 4), ("adaptive", 4)]
-    assert found.lines[1].forwards + found.lines[1].backwards <= 90 + 3 * 8
+    assert found.lines[1].forwards + found.lines[1].backwards <= 90 + 3 * 16
     (headline,) = found.worst
     assert (headline.verdict.claim, headline.verdict.bar) == (0.9, 0.9)
     assert "how adaptive came to attack make_shaken, linf 0.3 untargeted" in out
@@ -111,11 +111,11 @@ def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command):
     assert budget["minutes"] == pytest.approx(1 / 60)
     assert budget["note"] in " ".join(out.split())
     rows = RunFolder(home / "run").rows()
-    assert len(rows) == 3
+    assert len(rows) == 6
     assert command(*evaluate)[0] == 0
     assert RunFolder(home / "run").rows() == rows
-    (cell,) = RunFolder(home / "run").resolved()["cells"]
-    assert cell["passes"] == budget["passes"]
+    cells = RunFolder(home / "run").resolved()["cells"]
+    assert [cell["passes"] for cell in cells] == [budget["passes"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,40 @@ def test_what_no_budget_can_mean_is_refused(home, command, more, says):
     assert (code, says in err) == (2, True), err
 
 
+SMOOTH = """
+data = { source = "digits", n = 20 }
+model = "digits-cnn"
+judge = { draws = 2 }
+defense = [{ name = "smooth", chain = "noise:scale=0.2", vote = "majority:draws=30,quorum=0.8" }]
+threat = [{ ball = "l2", eps = 0.05 }]
+recipe = [{ kind = "none" }, { kind = "bpda", steps = 1, confirm = 1 }]
+"""
+
+
+def test_a_run_is_certified(home, command):
+    (home / "e.toml").write_text(SMOOTH)
+    code, out, err = command("run", "e.toml", "--out", "run")
+    assert (code, "smooth: unproved" in out) == (0, True), err
+    vote = "majority:draws=30,quorum=0.8"
+    certify = ["certify", "--model", "digits-cnn", "--vote", vote, "--into", "run"]
+    certify += ["--samples", "200", "--select", "10", "--defense"]
+    code, _, err = command(*certify, "noise:scale=0.1")
+    assert (code, "run has no defense of noise:scale=0.1" in err) == (2, True)
+    code, out, err = command(*certify, "noise:scale=0.2")
+    assert (code, "kept: run" in out) == (0, True), err
+    (proof,) = RunFolder(home / "run").certificates()
+    sure = [a == y and r >= 0.05 for a, y, r in zip(*(proof[k] for k in PROOF), strict=True)]
+    code, out, err = command("report", "run")
+    assert f"smooth: certified at l2 0.05: robust accuracy at most {100:.1f} %" in out
+    assert f"- {100 * sum(sure) / 20:.1f} % [" in out
+    assert "proved right within l2 0.05" in out
+    code, _, err = command(
+        "certify", "--model", "digits-cnn", "--defense", "noise", "--into", "images"
+    )
+    assert (code, "images holds no run of an experiment" in err) == (2, True)
+
+
+PROOF = ("answer", "label", "answering")
 TOML = """
 data = { source = "digits", n = 6 }
 model = "digits-cnn"

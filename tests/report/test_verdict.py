@@ -90,7 +90,7 @@ def test_what_weakens_the_evidence_is_said_where_nothing_is_broken():
     text = " / ".join(verdict_of(weak).why)
     for part in (
         "no adaptive attacker",
-        "120 passes an image are few",
+        "120 passes on an image that stands are few",
         "too few images: 50 leave +-10.9 points; about 245 would leave +-5",
         "see WARN 11 not converged",
         "below 22.5 %",
@@ -229,6 +229,22 @@ def test_how_it_came_to_attack_is_told_and_escaped(run):
         assert "<b>best</b>" not in page
         assert "10 minutes are 600 passes" in page
     assert '<p class="verdict broken">broken</p>' in write_report(run).read_text()
+
+
+def test_effort_is_counted_where_it_failed(tmp_path):
+    """Half of the images fall at 20 passes, and 1,500 do not break the others: that is no little."""
+    cells = [record("a" * 16, "none"), record("b" * 16, "bpda")]
+    with RunFolder.open(tmp_path / "run") as folder:
+        resolved = {"experiment": {}, "cells": cells, "ids": list(range(N))}
+        folder.write_experiment("", resolved, {})
+        folder.write_shard(rows("a" * 16, [4] * N, passes=0), None, {})
+        fallen = rows("b" * 16, [0] * 20 + [4] * 20, passes=10)
+        fallen["forwards"] = np.repeat([10, 750], 20)
+        fallen["backwards"] = fallen["forwards"]
+        folder.write_shard(fallen, None, {})
+    (headline,) = summarise(folder.path).worst
+    assert headline.passes == 760
+    assert not any("are few" in why for why in headline.verdict.why)
 
 
 def test_all_of_it_is_json(run):

@@ -263,10 +263,11 @@ def _worst(
 ) -> Worst:
     """Of the cells of one defense and threat, with rows of the same ids."""
     first, n = group[0], len(tables[0])
-    accuracy = share_interval(worst_case([_equal(rows, "label") for rows in tables]))
-    missed = None
+    stand = worst_case([_equal(rows, "label") for rows in tables])
+    accuracy, missed = share_interval(stand), None
     if first.targeted:
-        missed = share_interval(worst_case([~_equal(rows, "target") for rows in tables]))
+        stand = worst_case([~_equal(rows, "target") for rows in tables])
+        missed = share_interval(stand)
     kept = missed or accuracy
     attacks = [line for line in group if not line.control]
     clean = next((line.accuracy for line in group if line.control), None)
@@ -287,7 +288,9 @@ def _worst(
         radius=radius,
         attacked=bool(attacks),
         fitted=any(line.searches for line in attacks),
-        passes=passes,
+        passes=_effort(
+            [t for t, line in zip(tables, group, strict=True) if not line.control], stand
+        ),
         grave=told,
     )
     return Worst(
@@ -304,6 +307,16 @@ def _worst(
         grave=told,
         by=max(best.searches, key=lambda one: one.broken).name if best.searches else "",
     )
+
+
+def _effort(tables: Sequence[Sequence[Mapping[str, Any]]], stand: Shares) -> float:
+    """Passes that all attackers together made on an image that stands; on any, if none does.
+
+    Those that are broken at once cost little, and that is no lack of effort.
+    """
+    spent = [[row["forwards"] + row["backwards"] for row in rows] for rows in tables]
+    each = np.sum(spent, axis=0) if spent else np.zeros(len(stand))
+    return float(np.mean(each[stand > 0.5] if (stand > 0.5).any() else each))
 
 
 def _equal(rows: Sequence[Mapping[str, Any]], wanted: str) -> Any:

@@ -15,7 +15,7 @@ WORDS = {
     CERTIFIED: "what is proved lies above it",
 }
 KEPT = 0.25  # of what is right without attack: the bar where nobody claims more
-FEW_PASSES = 1000  # an image: less is little effort
+FEW_PASSES = 1000  # on an image that stands: less is little effort
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Evidence:
     threat the share of answers that are not the target, at worst. chance: accuracy of a guess.
     claim: robust accuracy that somebody claims. certified: share of images proved right; radius:
     within what. attacked: whether anybody did. fitted: whether an attacker was made of several
-    searches, as the adaptive one is. passes: an image. grave: findings that warn, in short.
+    searches, as the adaptive one is. passes: on an image that stands. grave: findings that warn, in short.
     """
 
     accuracy: Interval
@@ -118,9 +118,10 @@ def _doubts(e: Evidence, bar: float | None) -> list[str]:
     if not e.fitted:
         found.append("no adaptive attacker")
     if e.passes < FEW_PASSES:
-        found.append(f"{e.passes:,.0f} passes an image are few (below {FEW_PASSES:,})")
-    if few := too_few(e.accuracy, e.n):
+        few = f"{e.passes:,.0f} passes on an image that stands are few (below {FEW_PASSES:,})"
         found.append(few)
+    if wide := too_few(e.accuracy, e.n):
+        found.append(wide)
     return found + [f"see {name}" for name in e.grave]
 
 
