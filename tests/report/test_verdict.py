@@ -232,7 +232,7 @@ def test_how_it_came_to_attack_is_told_and_escaped(run):
 
 
 def test_effort_is_counted_where_it_failed(tmp_path):
-    """Half of the images fall at 20 passes, and 1,500 do not break the others: that is no little."""
+    """Half of the images fall at 20 passes; 1,500 do not break the others, and that is not few."""
     cells = [record("a" * 16, "none"), record("b" * 16, "bpda")]
     with RunFolder.open(tmp_path / "run") as folder:
         resolved = {"experiment": {}, "cells": cells, "ids": list(range(N))}

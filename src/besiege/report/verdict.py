@@ -26,7 +26,8 @@ class Evidence:
     threat the share of answers that are not the target, at worst. chance: accuracy of a guess.
     claim: robust accuracy that somebody claims. certified: share of images proved right; radius:
     within what. attacked: whether anybody did. fitted: whether an attacker was made of several
-    searches, as the adaptive one is. passes: on an image that stands. grave: findings that warn, in short.
+    searches, as the adaptive one is. passes: on an image that stands. grave: findings that warn,
+    in short.
     """
 
     accuracy: Interval
