@@ -361,7 +361,8 @@ def _recipe(named: str | Recipe, steps: int | None) -> Recipe:
     if isinstance(named, Recipe):
         return named
     recipe = RECIPES.build(named)
-    return replace(recipe, steps=steps or STEPS) if recipe.steps else recipe
+    steps = STEPS if steps is None else steps
+    return replace(recipe, steps=steps) if recipe.steps else recipe
 
 
 def _opponents(
