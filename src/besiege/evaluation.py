@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,25 +16,29 @@ from torch import Tensor
 from besiege.attacks.threat import Ball, Linf, Threat
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
-from besiege.core.store import RunFolder
+from besiege.core.store import PLANS, RunFolder
 from besiege.defenses.defense import Deployed
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.models.sources import weights_hash
 from besiege.report.tables import Summary, summarise
-from besiege.study.adaptive import BUDGET, plan
+from besiege.study.adaptive import BUDGET, Plan, plan
+from besiege.study.budget import seconds_a_pass, settled
 from besiege.study.content import content
 from besiege.study.examine import examine_run
 from besiege.study.judge import Judging, check_images
+from besiege.study.planned import as_table
 from besiege.study.prepared import random_targets
-from besiege.study.recipe import ADAPTIVE, GIVEN, Recipe
+from besiege.study.recipe import ADAPTIVE, GIVEN, NONE, Recipe
 from besiege.study.recipes import RECIPES
-from besiege.study.record import cell_hash, describe, environment
+from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
 
 DEFAULT = Linf(8 / 255)
+ATTACKERS = ("none", "adaptive")  # where no recipes are given
+STEPS = 50  # of a recipe given by name
 
 
 def evaluate(
@@ -42,28 +47,35 @@ def evaluate(
     y: Tensor,
     threat: Threat | Ball = DEFAULT,
     *,
-    recipes: Sequence[str | Recipe] = ("none", "oblivious", "bpda", "bpda+eot"),
+    recipes: Sequence[str | Recipe] = ATTACKERS,
+    budget: int | None = None,
+    minutes: float | None = None,
+    claim: float | None = None,
     targets: Tensor | None = None,
     models: Mapping[str, Classifier] | None = None,
-    steps: int = 50,
+    steps: int | None = None,
     draws: int = 20,
     seed: int = 0,
     micro_batch: int = 32,
     out: str | Path | None = None,
 ) -> Summary:
-    """How robust `defense` is: the attackers `recipes`, judged on fresh draws.
+    """How robust `defense` is: the attackers `recipes`, judged on fresh draws, and a verdict.
 
     x (B, C, H, W) float in [0, 1], y (B,) labels; example i has id i.
     threat: a ball (untargeted) or a Threat; targets (B,) for a targeted one, else drawn at random.
-        Its limit of passes, or 3000, is the budget of the recipe "adaptive", see `plan`.
+    budget: limit of passes (forward and backward, draws counted) an image and attacker; else that
+        of the threat, or none, and 3000 for the recipe "adaptive", see `plan`.
+    minutes: instead, for all attackers together: a pass is timed, and notes say what came of it.
+    claim: robust accuracy that somebody claims, in [0, 1]; the verdict is then on it.
     models: other models by the names under which recipes attack them in place of the defense's
-        (`Recipe.models`); a name that is not among them is a spec of the model catalog.
-    steps: of every recipe given by name, but "none".  draws: of the judge, an example.
+        (`Recipe.models`); a name that is not among them is a spec of the model catalog. The
+        adaptive attacker tries all of them.
+    steps: of recipes given by name that make some, else 50.  draws: of the judge, an example.
     out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing.
     Returns a summary that prints as a table, in a terminal and in a notebook.
     Raises BadImages for images or labels that no score could mean anything for.
-    Cost: for each recipe steps x its draws forwards and backwards, plus `draws` forwards; a plan
-        for "adaptive" takes some hundred passes of 16 images.
+    Cost: of each recipe its budget at most, or steps x its draws forwards and backwards, plus
+        `draws` forwards; a plan for "adaptive" takes some hundred passes of 16 images.
 
     >>> from besiege.attacks.threat import Linf
     >>> from besiege.defenses.defense import Defense
@@ -78,21 +90,105 @@ def evaluate(
     """
     if not recipes:
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
-    goal = threat if isinstance(threat, Threat) else Threat(threat)
+    goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
-    chosen = [_recipe(named, steps) for named in recipes]
-    others = _others(chosen, models or {}, x)
-    for classifier in (*(part.classifier for part in defense.parts), *others.values()):
-        check_classifier(classifier, x[:8])
-    check_defense(defense, x[:1], Key.root(seed, [0], x.device))
-    judging = Judging(draws=draws, micro_batch=micro_batch)
-    opponents = Opponents(micro_batch=micro_batch, models=others)
-    chosen = [_planned(recipe, defense, examples, goal, opponents, seed) for recipe in chosen]
-    sieges = [Siege(defense, recipe, goal, opponents) for recipe in chosen]
+    chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
+    case = _Case(defense, examples, goal, _opponents(defense, chosen, models, x, judging), seed)
+    check_defense(defense, x[:1], case.key[:1])
+    said: dict[str, Any] = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
+    if minutes is not None:
+        case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
+    with _folder(out) as path:
+        _run(path, *case.worked(chosen, path / PLANS), examples, seed, judging, said)
+        return _noted(summarise(path), chosen, steps)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is attacked, for what."""
+
+    defense: Deployed
+    examples: Examples
+    threat: Threat
+    opponents: Opponents
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        return Key.root(self.seed, list(self.examples.ids), self.examples.x.device)
+
+    @property
+    def goal(self) -> Tensor:
+        """(B,) labels, or targets."""
+        return self.examples.target if self.threat.targeted else self.examples.label
+
+    def worked(
+        self, recipes: Sequence[Recipe], folder: Path
+    ) -> tuple[list[Siege], list[Plan | None]]:
+        """A siege by each recipe, worked out where that is yet to be done, and its plan.
+
+        folder: of networks that are trained on the way.
+        """
+        plans = [self.plan(folder) if recipe.attack == ADAPTIVE else None for recipe in recipes]
+        found = [
+            replace(plan.recipe, name=recipe.name) if plan else recipe
+            for recipe, plan in zip(recipes, plans, strict=True)
+        ]
+        return [Siege(self.defense, r, self.threat, self.opponents) for r in found], plans
+
+    def plan(self, folder: Path) -> Plan:
+        """How to attack."""
+        x, budget = self.examples.x, self.threat.passes or BUDGET
+        more: Any = {"budget": budget, "opponents": self.opponents, "folder": folder}
+        return plan(self.defense, x, self.goal, self.threat, self.key, **more)
+
+    def seconds(self) -> float:
+        """Of a pass."""
+        x = self.examples.x
+        return seconds_a_pass(self.defense, x, self.goal, self.threat, self.key, self.opponents)
+
+
+def _timed(
+    case: _Case, recipes: Sequence[Recipe], minutes: float, draws: int, out: str | Path | None
+) -> tuple[_Case, list[dict[str, Any]]]:
+    """The case with as many passes as fit into `minutes`, and the budget as a folder keeps it."""
+    asked = {"threat": 0, "title": case.threat.name, "minutes": minutes}
+    attackers = sum(recipe.attack != NONE for recipe in recipes)
+    known = RunFolder(Path(out)).resolved().get("budgets", ()) if out else ()
+    n, random = len(case.examples.ids), case.defense.is_random(_shape(case.examples.x))
+    found = settled(asked, known, lambda: [case.seconds()] * attackers, n, draws, random)
+    return replace(case, threat=replace(case.threat, passes=found["passes"])), [found]
+
+
+@contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    """Where the run goes: nowhere for long, if nowhere is given."""
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "run" if out is None else Path(out)
-        _run(path, sieges, examples, seed, judging)
-        return summarise(path)
+        yield Path(scratch) / "run" if out is None else Path(out)
+
+
+def _noted(found: Summary, recipes: Sequence[Recipe], steps: int | None) -> Summary:
+    """The summary, which says so where `steps` were given to no purpose."""
+    if steps is None or any(recipe.steps for recipe in recipes):
+        return found
+    idle = f"steps = {steps} are of recipes given by name; the adaptive attacker has a budget"
+    return replace(found, notes=(idle, *found.notes))
+
+
+def _limited(threat: Threat, budget: int | None, minutes: float | None) -> Threat:
+    """The threat with the budget as its limit of passes."""
+    given = [v for v in (budget, minutes, threat.passes) if v is not None]
+    if len(given) > 1:
+        raise BadSetting(
+            "one limit is enough: budget (passes an image), or minutes, or a Threat with passes."
+        )
+    return threat if budget is None else replace(threat, passes=budget)
+
+
+def _claimed(defense: Deployed, claim: float | None) -> list[dict[str, Any]]:
+    if claim is not None and not 0 <= claim <= 1:
+        raise BadSetting(f"a claim is a share in [0, 1], got {claim:g}.")
+    return [] if claim is None else [{"name": defense.name, "claim": claim}]
 
 
 def _examples(
@@ -112,9 +208,18 @@ def _examples(
 
 
 def _run(
-    path: Path, sieges: Sequence[Siege], examples: Examples, seed: int, judging: Judging
+    path: Path,
+    sieges: Sequence[Siege],
+    plans: Sequence[Plan | None],
+    examples: Examples,
+    seed: int,
+    judging: Judging,
+    said: Mapping[str, Any],
 ) -> None:
-    """Attack and judge what the folder at `path` lacks."""
+    """Attack and judge what the folder at `path` lacks.
+
+    said: what else resolved.json holds. plans: of sieges, None for those that needed none.
+    """
     defense = sieges[0].defense
     name = defense.name
     pixels = torch.cat([examples.x.flatten().double(), examples.label.double()]).cpu().numpy()
@@ -130,10 +235,13 @@ def _run(
     records: dict[str, dict[str, Any]] = {}
     for siege in sieges:
         record = describe(siege, judging, defense=name, chain=name, vote=defense.counting)
-        cell = cell_hash(record, fingerprint)
+        cell = cell_hash(portable(record), fingerprint)
         records[cell] = {"cell": cell, **record}
     ids = list(examples.ids)
-    resolved = {"experiment": {"seed": seed}, "cells": list(records.values()), "ids": ids}
+    resolved = {**said, "cells": list(records.values()), "ids": ids}
+    pairs = zip(records.values(), plans, strict=True)
+    if told := {record["cell"]: _told(record, plan) for record, plan in pairs if plan}:
+        resolved["plans"] = told
     with RunFolder.open(path) as folder:
         folder.write_experiment("", resolved, environment(str(examples.x.device)))
         by_cell = dict(zip(records, sieges, strict=True))
@@ -153,6 +261,13 @@ def _run(
                 shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
                 folder.write_shard(shard.rows, shard.traces, shard.images)
         examine_run(path)
+
+
+def _told(record: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """A plan as a run folder has it."""
+    table = {**as_table(plan.recipe), "name": record["recipe"]}
+    where = {name: record[name] for name in ("defense", "threat", "targeted")}
+    return {"recipe": table, "notes": list(plan.notes), "passes": plan.passes, **where}
 
 
 @dataclass(frozen=True)
@@ -242,46 +357,45 @@ def judge_images(
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
     judging = Judging(draws=draws, micro_batch=micro_batch)
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "run" if out is None else Path(out)
-        _run(path, sieges, examples._replace(points=points), seed, judging)
+    examples = examples._replace(points=points)
+    with _folder(out) as path:
+        _run(path, sieges, [None, None], examples, seed, judging, {"experiment": {"seed": seed}})
         return summarise(path)
 
 
-def _recipe(named: str | Recipe, steps: int) -> Recipe:
+def _recipe(named: str | Recipe, steps: int | None) -> Recipe:
     """A recipe as it is; one given by name with `steps`, unless it makes none."""
     if isinstance(named, Recipe):
         return named
     recipe = RECIPES.build(named)
+    steps = STEPS if steps is None else steps
     return replace(recipe, steps=steps) if recipe.steps else recipe
 
 
-def _planned(
-    recipe: Recipe,
+def _opponents(
     defense: Deployed,
-    examples: Examples,
-    threat: Threat,
-    opponents: Opponents,
-    seed: int,
-) -> Recipe:
-    """A recipe that is yet to be worked out, worked out; any other as it is."""
-    if recipe.attack != ADAPTIVE:
-        return recipe
-    goal = examples.target if threat.targeted else examples.label
-    key = Key.root(seed, list(examples.ids), examples.x.device)
-    budget = threat.passes or BUDGET
-    found = plan(defense, examples.x, goal, threat, key, budget=budget, opponents=opponents)
-    return replace(found.recipe, name=recipe.name)
+    recipes: Sequence[Recipe],
+    given: Mapping[str, Classifier] | None,
+    x: Tensor,
+    judging: Judging,
+) -> Opponents:
+    """The models that recipes name, by these names; they and the defense's own are checked.
 
-
-def _others(
-    recipes: Sequence[Recipe], given: Mapping[str, Classifier], x: Tensor
-) -> dict[str, Classifier]:
-    """The models that recipes name, by these names."""
-    shape = (x.shape[1], x.shape[2], x.shape[3])
+    The adaptive attacker tries all that are given.
+    """
+    shape, given = _shape(x), given or {}
     searches = [search for recipe in recipes for search in recipe.searches]
     names = dict.fromkeys(name for search in searches for name in search.models or ())
-    return {
+    if any(recipe.attack == ADAPTIVE for recipe in recipes):
+        names |= dict.fromkeys(given)
+    others = {
         name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
         for name in names
     }
+    for classifier in (*(part.classifier for part in defense.parts), *others.values()):
+        check_classifier(classifier, x[:8])
+    return Opponents(micro_batch=judging.micro_batch, models=others)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    return (x.shape[1], x.shape[2], x.shape[3])

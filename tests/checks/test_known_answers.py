@@ -1,5 +1,7 @@
 """Each pure function on evidence whose answer is known: it fires, and it does not."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,6 +60,8 @@ from besiege.checks.randomness import (
     Unkeyed,
     best_of,
 )
+from besiege.core.power import images_for
+from besiege.core.stats import wilson
 
 N = 100
 ONES, ZEROS = np.ones(N), np.zeros(N)
@@ -205,6 +209,16 @@ def test_best_of_k_is_hypergeometric():
     assert best_of(right, 1) == pytest.approx(3 / 5)
     assert best_of(right, 2) == pytest.approx(3 / 10)
     assert best_of(right, 4) == 0
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3, 0.5, 1.0])
+def test_the_number_of_images_that_check_40_names_is_enough_and_one_less_is_not(right):
+    few = np.repeat([1.0, 0.0], [round(20 * right), round(20 * (1 - right))])
+    told = CHECKS[40](Scores(few))
+    (need,) = map(int, re.findall(r"about (\d+) images", told.next))
+    assert need == images_for(0.05, right)
+    width = [np.subtract(*wilson(right * n, n)[:0:-1]) / 2 for n in (need, need - 1)]
+    assert width[0] <= 0.05 < width[1]
 
 
 @pytest.mark.parametrize("n, discordant", [(16, 0.3), (40, 0.1), (100, 0.3)])

@@ -66,10 +66,12 @@ def write(folder, images, labels, kind="png"):
 
 
 OURS = ["--defense", "own.py:make_shaken", "--model", "own.py:make_model", "--channels", "1"]
-QUICK = ["--steps", "2", "--set", "judge.draws=3", "--set", "recipe.bpda+eot.draws=2"]
+NAMES = ("none", "oblivious", "bpda", "bpda+eot")
+FOUR = [word for name in NAMES for word in ("--recipe", name)]
+QUICK = [*FOUR, "--steps", "2", "--set", "judge.draws=3", "--set", "recipe.bpda+eot.draws=2"]
 
 
-def test_a_defense_of_ones_own_against_the_four_attackers(home, command):
+def test_a_defense_of_ones_own_against_four_attackers(home, command):
     code, out, err = command("evaluate", *OURS, "--images", "images", *QUICK, "--save-images")
     assert code == 0, err
     found = summarise(home / "runs" / "evaluate")
@@ -81,6 +83,89 @@ def test_a_defense_of_ones_own_against_the_four_attackers(home, command):
     assert (code, out.count("30 of 30")) == (0, 4), err
 
 
+def test_nobody_named_it_is_the_attacker_that_adapts(home, command):
+    unreadable(home / "images" / "0" / "a.png")  # the first one, on which a plan would be made
+    evaluate = ["evaluate", *OURS, "--images", "images", "--n", "5", "--threat", "linf:eps=0.3"]
+    evaluate += ["--budget", "90", "--set", "judge.draws=3", "--claim", "0.9", "--out", "run"]
+    code, out, err = command(*evaluate)
+    assert (code, "1 image cannot be scored" in err) == (2, True)
+    found = summarise(home / "run")
+    assert [(line.recipe, line.n) for line in found.lines] == [("none", 4), ("adaptive", 4)]
+    assert found.lines[1].forwards + found.lines[1].backwards <= 90 + 3 * 16
+    (headline,) = found.worst
+    assert (headline.verdict.claim, headline.verdict.bar) == (0.9, 0.9)
+    assert "how adaptive came to attack make_shaken, linf 0.3 untargeted" in out
+    assert "1 pgd, best surrogates" in out
+    assert f"make_shaken: {headline.verdict}: robust accuracy at most" in out
+    before = RunFolder(home / "run").rows()
+    assert command(*evaluate)[0] == 2
+    assert RunFolder(home / "run").rows() == before
+
+
+def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command):
+    evaluate = ["evaluate", "--defense", "bits:bits=4", "--model", "digits-cnn", "--data", "digits"]
+    evaluate += ["--recipe", "bpda", "--n", "3", "--budget", "1s", "--out", "run"]
+    code, out, err = command(*evaluate)
+    assert code == 0, err
+    (budget,) = RunFolder(home / "run").resolved()["budgets"]
+    assert budget["minutes"] == pytest.approx(1 / 60)
+    assert budget["note"] in " ".join(out.split())
+    rows = RunFolder(home / "run").rows()
+    assert len(rows) == 6
+    assert command(*evaluate)[0] == 0
+    assert RunFolder(home / "run").rows() == rows
+    cells = RunFolder(home / "run").resolved()["cells"]
+    assert [cell["passes"] for cell in cells] == [budget["passes"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--steps", "3"], "--steps are of the attackers that --recipe names"),
+        (["--budget", "soon"], 'as "3000", "10min", "90s" or "2h", got "soon"'),
+        (["--budget", "1.5"], 'got "1.5"'),
+        (["--budget", "0min"], 'got "0min"'),
+        (["--claim", "60"], "claim"),
+    ],
+)
+def test_what_no_budget_can_mean_is_refused(home, command, more, says):
+    code, _, err = command("evaluate", *OURS, "--images", "images", *more)
+    assert (code, says in err) == (2, True), err
+
+
+SMOOTH = """
+data = { source = "digits", n = 20 }
+model = "digits-cnn"
+judge = { draws = 2 }
+defense = [{ name = "smooth", chain = "noise:scale=0.2", vote = "majority:draws=30,quorum=0.8" }]
+threat = [{ ball = "l2", eps = 0.05 }]
+recipe = [{ kind = "none" }, { kind = "bpda", steps = 1, confirm = 1 }]
+"""
+
+
+def test_a_run_is_certified(home, command):
+    (home / "e.toml").write_text(SMOOTH)
+    code, out, err = command("run", "e.toml", "--out", "run")
+    assert (code, "smooth: unproved" in out) == (0, True), err
+    vote = "majority:draws=30,quorum=0.8"
+    certify = ["certify", "--model", "digits-cnn", "--vote", vote, "--into", "run"]
+    certify += ["--samples", "500", "--select", "10", "--defense"]
+    code, _, err = command(*certify, "noise:scale=0.1")
+    assert (code, "run has no defense of noise:scale=0.1" in err) == (2, True)
+    code, out, err = command(*certify, "noise:scale=0.2")
+    assert (code, "kept: run" in out) == (0, True), err
+    (proof,) = RunFolder(home / "run").certificates()
+    sure = [a == y and r >= 0.05 for a, y, r in zip(*(proof[k] for k in PROOF), strict=True)]
+    code, out, err = command("report", "run")
+    assert f"smooth: certified at l2 0.05: robust accuracy at most {100:.1f} %" in out
+    assert f"- {100 * sum(sure) / 20:.1f} % [" in out
+    assert "proved right within l2 0.05" in out
+    certify[certify.index("run")] = "images"
+    code, _, err = command(*certify, "noise:scale=0.2")
+    assert (code, "images holds no run of an experiment" in err) == (2, True)
+
+
+PROOF = ("answer", "label", "answering")
 TOML = """
 data = { source = "digits", n = 6 }
 model = "digits-cnn"

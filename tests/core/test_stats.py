@@ -11,6 +11,7 @@ from besiege.core.errors import BadSetting
 from besiege.core.stats import (
     Interval,
     any_right,
+    attack_scores,
     majority_right,
     median,
     right_shares,
@@ -77,6 +78,33 @@ def test_scores_of_draws():
     assert majority_right(predicted, label, 1).tolist() == [1, 0, 0]
     assert any_right(predicted, label).tolist() == [1, 0, 1]
     assert any_right(predicted, label, 2).tolist() == [1, 0, 0]
+
+
+def test_four_scores_by_hand():
+    predicted = [[1, 1, 2, 1], [0, 0, 0, 0], [2, 2, 1, -1], [1, 1, 1, 1]]
+    found = attack_scores(predicted, [1] * 4, lucky=[True, True, True, False])
+    shares = [(0.25 + 1 + 0.75 + 0) / 4, 3 / 4, 2 / 4, 3 / 4]
+    assert [score.estimate for score in found[:4]] == shares
+    assert found.any_of_k == wilson(3, 4)
+    assert (found.draws, found.differ) == (4, True)
+    aimed = attack_scores(predicted, [1] * 4, target=[2, 0, 2, 0])
+    assert [score.estimate for score in aimed[:3]] == [(0.25 + 1 + 0.5 + 0) / 4, 3 / 4, 2 / 4]
+    assert aimed.as_published is None
+
+
+def test_one_answer_has_one_score():
+    found = attack_scores([[1], [2], [2]], [1, 1, 2], lucky=[True, True, True])
+    assert found.expected == found.any_of_k == found.majority_of_k == wilson(1, 3)
+    assert not found.differ  # of a deterministic defense the claim says as much
+
+
+def test_scores_of_a_coin_are_those_of_the_binomial():
+    """Wrong with 0.2 whatever the image, 5 draws: any of 5 fails 67 %, the majority 6 %."""
+    wrong = generator().random((20000, 5)) < 0.2
+    found = attack_scores(wrong.astype(int).tolist(), [0] * 20000)
+    truths = 0.2, 1 - 0.8**5, 10 * 0.2**3 * 0.8**2 + 5 * 0.2**4 * 0.8 + 0.2**5
+    for score, truth in zip(found[:3], truths, strict=True):
+        assert score.low <= truth <= score.high
 
 
 def test_an_interval_reads_as_text():

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from besiege.checks.finding import WARN, Array, Symptom, paired, percent, points, where
+from besiege.core.power import HALF_WIDTH, images_for
 from besiege.core.stats import share_interval
 
 SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
-HALF = 0.05
 USED = 0.5
 GAP = 0.05
 
@@ -168,19 +168,18 @@ def too_few_images(e: Scores) -> Symptom | None:
     """Are there enough images for the figure to mean something?
 
     Figure: half the width of the 95 % interval (Wilson). Threshold: 5 points. The number needed at
-    this accuracy is z^2 p (1 - p) / 0.05^2.
+    this accuracy inverts that interval (`images_for`).
 
     To do: take about as many images as it names.
     """
     interval = share_interval(np.asarray(e.right, float))
     half = (interval.high - interval.low) / 2
-    if half <= HALF:
+    if half <= HALF_WIDTH:
         return None
-    p = min(max(interval.estimate, 0.02), 0.98)
-    need = max(math.ceil(1.96**2 * p * (1 - p) / HALF**2), len(e.right) + 1)
+    need = images_for(HALF_WIDTH, interval.estimate)
     return Symptom(
         half,
-        HALF,
+        HALF_WIDTH,
         f"{len(e.right)} images give {interval}, half a width of {points(half)}.",
         f"Take about {need} images.",
     )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from besiege.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from besiege.study.certify import Certificates
 
 
 def certify(
@@ -27,6 +32,10 @@ def certify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of images and draws.")] = 0,
     micro_batch: Annotated[int, typer.Option(help="Rows that the network sees at once.")] = 128,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="A run folder with this defense: its images are certified, and kept."),
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
 ) -> None:
     """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
@@ -37,15 +46,15 @@ def certify(
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.report.certified import curve_figure, show_curve
+    from besiege.study.certified import certifiable, keep_certificates
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
 
     if figure is not None and figure.suffix.lower() != ".svg":
         raise BadSetting(f'a figure is an .svg file, not "{figure}".')
-    images = load_images(data)
-    order = Key.root(seed, [0]).fold("which images").permutation(len(images))[0]
-    ids = sorted(order[: n or len(images)].tolist())
+    run = certifiable(into, defense, vote, model) if into else None
+    images = load_images(run["experiment"]["data"]["source"] if run else data)
+    ids = run["ids"] if run else _some(len(images), n, seed)
     x, y, _ = images.take(ids)
     network = load_model(model, shape=images.shape)
     check_images(x, y, network.num_classes, network.channels, ids)
@@ -62,11 +71,30 @@ def certify(
             micro_batch=micro_batch,
             on_event=display,
         )
-    curve = found.curve(y, radius)
-    norm = found.channel.norm
+    _show(found, y, radius, defense, figure)
+    if run and into:
+        keep_certificates(into, run, y, found)
+        print(f"kept: {into}; `besiege report {into}` has the verdict")
+
+
+def _some(count: int, n: int, seed: int) -> list[int]:
+    """Numbers of n images, or all of them, at random."""
+    from besiege.core.key import Key
+
+    order = Key.root(seed, [0]).fold("which images").permutation(count)[0]
+    return sorted(order[: n or count].tolist())
+
+
+def _show(
+    found: Certificates, label: Tensor, radius: float | None, title: str, figure: Path | None
+) -> None:
+    """The curve, in figures and perhaps in a figure, and what was certified in a line."""
+    from besiege.report.certified import curve_figure, show_curve
+
+    curve, norm = found.curve(label, radius), found.channel.norm
     show_curve(curve, norm, sys.stdout)
-    print(found.sentence(y))
+    print(found.sentence(label))
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_text(curve_figure(curve, norm, defense), encoding="utf-8")
+        figure.write_text(curve_figure(curve, norm, title), encoding="utf-8")
         print(f"figure: {figure}")

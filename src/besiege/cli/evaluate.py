@@ -9,7 +9,7 @@ import typer
 
 from besiege.cli import options
 
-RECIPES = ("none", "oblivious", "bpda", "bpda+eot")  # as of besiege.evaluate
+RECIPES = ("none", "adaptive")  # as of besiege.evaluate
 
 
 def evaluate(
@@ -32,16 +32,25 @@ def evaluate(
         list[str] | None,
         typer.Option(help=f"Attackers. Repeatable. Default: {', '.join(RECIPES)}."),
     ] = None,
+    budget: options.Budget = None,
+    claim: options.Claim = None,
     n: Annotated[int, typer.Option(help="How many images; 0 for all.")] = 100,
-    steps: options.Steps = 50,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of every attacker of --recipe that makes steps. [50]")
+    ] = None,
     out: options.Out = Path("runs/evaluate"),
     save_images: options.SaveImages = False,
     change: options.Change = None,
 ) -> None:
-    """Evaluate a defense of your own: clean, and against attackers that know more and more."""
+    """Evaluate a defense of your own: clean, and against an attacker that adapts to it."""
     from besiege.cli.single import besiege_one
     from besiege.core.errors import BadSetting
+    from besiege.study.budget import parse_budget
 
+    if steps is not None and not recipe:
+        raise BadSetting(
+            "--steps are of the attackers that --recipe names; the adaptive one has a --budget."
+        )
     if (images is None) == (data is None):
         raise BadSetting("give either --images FOLDER or --data SPEC: one of them is needed.")
     source = data if images is None else options.folder_spec(images, size, channels, order)
@@ -54,7 +63,9 @@ def evaluate(
         threat=threat,
         targeted=targeted,
         recipes=recipe or RECIPES,
-        steps=steps,
+        steps=50 if steps is None else steps,
+        budget=None if budget is None else parse_budget(budget),
+        claim=claim,
         changes=[f"data.n={n}", *options.changes(change, save_images)],
         out=out,
     )

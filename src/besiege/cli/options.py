@@ -28,6 +28,16 @@ SaveImages: TypeAlias = Annotated[
     bool,
     typer.Option("--save-images", help="Keep every example's images, for `besiege judge` too."),
 ]
+Budget: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Of each attacker: passes an image (forward and backward, draws counted), as in 3000, "
+        "the default of the adaptive one; or for all of them a time, as in 10min."
+    ),
+]
+Claim: TypeAlias = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Robust accuracy that is claimed, in [0, 1].")
+]
 Size: TypeAlias = Annotated[
     int, typer.Option(help="Side of the square that images are brought to; 0 if all have one size.")
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from besiege.study.budget import Budget
 
 
 def besiege_one(
@@ -20,10 +23,12 @@ def besiege_one(
     changes: Sequence[str],
     out: Path,
     more: Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
+    claim: float | None = None,
 ) -> None:
     """Run the experiment of one defense and threat into `out`; the clean figure comes first.
 
-    more: settings of every recipe but the clean one.
+    more: settings of every recipe but the clean one. budget: the threat's. claim: the defense's.
     """
     from besiege.cli.siege import siege
     from besiege.core.entry import parse_spec
@@ -31,17 +36,25 @@ def besiege_one(
 
     ball, size = parse_spec(threat)
     attackers = [
-        {"kind": kind, "steps": steps, **(more or {})} for kind in recipes if kind != "none"
+        {"kind": kind, **_steps(kind, steps), **(more or {})} for kind in recipes if kind != "none"
     ]
+    limit = {} if budget is None else budget._asdict()
     settings: dict[str, Any] = {
         "name": f"{command} of {defense}",
         "data": data,
         "model": model,
-        "defense": [{"name": _title(defense), "chain": defense}],
-        "threat": [{"ball": ball, "targeted": targeted, **size}],
+        "defense": [{"name": _title(defense), "chain": defense, "claim": claim}],
+        "threat": [{"ball": ball, "targeted": targeted, **size, **limit}],
         "recipe": [{"kind": "none"}, *attackers],
     }
     siege(experiment_from(settings, changes, home=Path(), where=f"besiege {command}"), out)
+
+
+def _steps(kind: str, steps: int) -> dict[str, int]:
+    """Of a recipe that makes some: one that is others, or is yet to be worked out, has none."""
+    from besiege.study.recipes import RECIPES
+
+    return {"steps": steps} if kind not in RECIPES or RECIPES.build(kind).steps else {}
 
 
 def _title(chain: str) -> str:

@@ -99,6 +99,55 @@ def any_right(
     )
 
 
+class Scores(NamedTuple):
+    """Success of an attack by four rules, from the same rows; the first is the one that counts.
+
+    as_published: None where nobody searched. draws: k, of the judge.
+    """
+
+    expected: Interval  # mean share of the k draws that meet the goal
+    any_of_k: Interval  # examples on which one of the k draws does
+    majority_of_k: Interval  # examples whose most frequent answer does
+    as_published: Interval | None  # examples on which one draw of the attacker's, at any step, did
+    draws: int
+
+    @property
+    def differ(self) -> bool:
+        """Whether the rule matters, as it can where there are draws."""
+        known = [s.estimate for s in self[:4] if s is not None]
+        return self.draws > 1 and max(known) - min(known) > 1e-9
+
+
+def attack_scores(
+    predicted: Sequence[Sequence[int]],
+    label: Sequence[int],
+    target: Sequence[int] | None = None,
+    lucky: Sequence[bool] | None = None,
+    confidence: float = 0.95,
+) -> Scores:
+    """`Scores` of n examples, with Wilson's intervals.
+
+    predicted: for each example its answers on the judge's draws, -1 for an abstention. target:
+    where the goal is a label; else any answer but `label` meets it. lucky: whether the attacker met
+    the goal on any draw of its own, at any step, as loops that believe their first success report.
+
+    >>> found = attack_scores([[1, 0, 1], [1, 1, 1]], [1, 1], lucky=[True, True])
+    >>> [round(score.estimate, 2) for score in found[:4]]
+    [0.17, 0.5, 0.0, 1.0]
+    """
+    goal, aimed = label if target is None else target, target is not None
+    met = [(np.asarray(p) == g) == aimed for p, g in zip(predicted, goal, strict=True)]
+    most = majority_right(predicted, goal)
+    rules = (
+        np.array([m.mean() for m in met], dtype=float),
+        np.array([m.any() for m in met], dtype=float),
+        most if aimed else 1 - most,
+    )
+    expected, once, majority = (share_interval(shares, confidence) for shares in rules)
+    published = None if lucky is None else share_interval(np.asarray(lucky, float), confidence)
+    return Scores(expected, once, majority, published, min(len(p) for p in predicted))
+
+
 def worst_case(right: Sequence[NDArray[np.bool_]]) -> Shares:
     """Share right of each example under the recipe that is worst for it.
 

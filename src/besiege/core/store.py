@@ -5,6 +5,7 @@ DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figur
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
 DIR/planned.toml      adaptive attackers' plans
 DIR/findings.json     what checks say of it
+DIR/certificates.json radii that were proved
                                                DIR/locks/*                 who works on it
 """
 
@@ -63,6 +64,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
 }
 LOCKS = "locks"
 PLANS = "plans"  # what attackers worked out, before the run is begun
+FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,10 @@ class RunFolder:
         """What checks say of the run."""
         self._put("findings.json", json.dumps(findings, indent=1).encode())
 
+    def write_certificates(self, certificates: Sequence[Mapping[str, Any]]) -> None:
+        """What was proved of its defenses; see `study.certified`."""
+        self._put("certificates.json", json.dumps(certificates, indent=1).encode())
+
     def write_report(self, page: str) -> Path:
         """The page of the run."""
         self._put("report.html", page.encode())
@@ -220,6 +226,11 @@ class RunFolder:
     def findings(self) -> list[dict[str, Any]]:
         """What checks said of the run when they were last asked; empty where they were not."""
         place = self.path / "findings.json"
+        return json.loads(place.read_text()) if place.exists() else []
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """What was proved of its defenses; empty where nothing was."""
+        place = self.path / "certificates.json"
         return json.loads(place.read_text()) if place.exists() else []
 
     def finished(self, cells: Iterable[str]) -> Iterator[tuple[str, set[int]]]:

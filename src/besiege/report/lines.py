@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from besiege.checks.finding import Finding
-from besiege.core.stats import Interval, right_shares, share_interval, worst_case
+from besiege.checks.finding import NOTE, Finding
+from besiege.core.stats import (
+    Interval,
+    Scores,
+    Shares,
+    attack_scores,
+    right_shares,
+    share_interval,
+    worst_case,
+)
+from besiege.core.store import FOUND_BY
 from besiege.report.curve import Curve
+from besiege.report.verdict import BROKEN, Evidence, Verdict, verdict_of
+
+
+@dataclass(frozen=True)
+class Search:
+    """One of the searches of a union: the examples whose best point is its own."""
+
+    name: str
+    points: int
+    broken: int  # of them, those whose goal is met on more than half of the judge's draws
+    passes: float  # forwards and backwards an example, of the searches before it too
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,8 @@ class Line:
     size: float  # mean distance in the threat's ball
     seconds: float  # an example
     flags: Mapping[str, int]  # sentence -> rows
+    scores: Scores  # attack success by other rules
+    searches: tuple[Search, ...] = ()  # of a union, those that found a point, in its order
 
     @property
     def gap(self) -> float | None:
@@ -55,17 +77,64 @@ class Worst:
     n: int
     accuracy: Interval
     clean: Interval | None
-    broken_by: str  # the recipe with the lowest accuracy
+    broken_by: str  # the recipe with the lowest accuracy; of a targeted threat with most success
     passes: float  # forwards and backwards an example, all recipes together
+    success: Interval  # of the goal
+    verdict: Verdict
+    grave: tuple[str, ...] = ()  # checks that warn of its figures
+    by: str = ""  # of a union, the search that found most points
+
+    @property
+    def goal(self) -> str:
+        """targeted or untargeted."""
+        return "targeted" if self.targeted else "untargeted"
 
     def __str__(self) -> str:
-        goal = "targeted" if self.targeted else "untargeted"
         clean = f" (clean {self.clean})" if self.clean else ""
+        hit = f"targets hit on {self.success}, " if self.targeted else ""
+        who = "broken by" if self.verdict.word == BROKEN else "strongest:"
+        most = f" (most by {self.by})" if self.by else ""
+        claim = ""
+        if self.verdict.gap is not None and self.verdict.claim is not None:
+            claimed = 100 * self.verdict.claim
+            claim = f"; claim {claimed:g} %, minus verdict {100 * self.verdict.gap:+.1f} points"
+        spent = f"after {self.passes:,.0f} passes an image"
         return (
-            f"{self.defense}: robust accuracy at most {self.accuracy} at {self.threat} {goal}, "
-            f"n = {self.n}, after {self.passes:,.0f} passes an image; "
-            f"strongest: {self.broken_by}{clean}"
+            f"{self.defense}: {self.verdict}: {hit}robust accuracy at most {self.accuracy}{clean} "
+            f"at {self.threat} {self.goal}, n = {self.n}, {spent}; "
+            f"{who} {self.broken_by}{most}{claim}; checks: {', '.join(self.grave) or 'no warning'}"
         )
+
+
+@dataclass(frozen=True)
+class PlanNotes:
+    """What an adaptive attacker measured on its way to its searches."""
+
+    defense: str
+    threat: str
+    goal: str
+    recipe: str
+    notes: tuple[str, ...]
+    passes: int  # of each pilot image
+
+    @property
+    def title(self) -> str:
+        """Whose plan it is."""
+        return f"how {self.recipe} came to attack {self.defense}, {self.threat} {self.goal}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a headline needs beside rows.
+
+    records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
+    share and radius by (defense, threat).
+    """
+
+    records: Mapping[str, Mapping[str, Any]]
+    findings: Sequence[Finding] = ()
+    claims: Mapping[str, float] = field(default_factory=dict)
+    certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
 
 
 class Figures(Protocol):
@@ -97,6 +166,11 @@ class Figures(Protocol):
         ...
 
     @property
+    def plans(self) -> tuple[PlanNotes, ...]:
+        """Of adaptive attackers."""
+        ...
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """What checks say of the run, gravest first."""
         ...
@@ -115,7 +189,7 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
     won = right_shares(predicted, [r["target"] for r in rows]) if record["targeted"] else 1 - right
     flags: dict[str, int] = {}
     for row in rows:
-        for flag in row["flags"]:
+        for flag in (f for f in row["flags"] if not f.startswith(FOUND_BY)):
             flags[flag] = flags.get(flag, 0) + 1
     control = record["recipe_settings"]["attack"] == "none"
     mean = {k: float(np.mean([r[k] for r in rows])) for k in ("forwards", "backwards", "seconds")}
@@ -133,7 +207,32 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
         control=control,
         size=float(np.mean([r["size"] for r in rows])),
         flags=flags,
+        scores=attack_scores(
+            predicted,
+            [r["label"] for r in rows],
+            [r["target"] for r in rows] if record["targeted"] else None,
+            None if control or _mean_claim(rows) is None else [r["lucky"] for r in rows],
+        ),
+        searches=_searches(record, rows, won),
         **mean,
+    )
+
+
+def _searches(
+    record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], won: Shares
+) -> tuple[Search, ...]:
+    """Who found what, in the order of the union."""
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        for flag in row["flags"]:
+            if flag.startswith(FOUND_BY):
+                found.setdefault(flag.removeprefix(FOUND_BY), []).append(i)
+    spent = [row["forwards"] + row["backwards"] for row in rows]
+    order = [one["name"] for one in record["recipe_settings"].get("union", ())]
+    return tuple(
+        Search(name, len(at), int(np.sum(won[at] > 0.5)), float(np.mean([spent[i] for i in at])))
+        for name in dict.fromkeys([*order, *found])
+        if (at := found.get(name, []))
     )
 
 
@@ -143,32 +242,83 @@ def _mean_claim(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return float(np.mean(claims)) if claims else None
 
 
-def worsts_of(lines: Sequence[Line], by_cell: Mapping[str, list[dict[str, Any]]]) -> list[Worst]:
+def worsts_of(
+    lines: Sequence[Line], by_cell: Mapping[str, list[dict[str, Any]]], context: Context
+) -> list[Worst]:
     """One headline for each defense and threat, over the ids that all of its cells have."""
     groups: dict[tuple[str, str, bool], list[Line]] = {}
     for line in lines:
         groups.setdefault((line.defense, line.threat, line.targeted), []).append(line)
     found = []
-    for (defense, threat, targeted), group in groups.items():
+    for group in groups.values():
         tables = [{r["id"]: r for r in by_cell[line.cell]} for line in group]
         ids = sorted(set.intersection(*(set(t) for t in tables)))
-        if not ids:
-            continue
-        right = [
-            np.array([np.asarray(t[i]["predicted"]) == t[i]["label"] for i in ids]) for t in tables
-        ]
-        attacks = [line for line in group if not line.control]
-        clean = [line.accuracy for line in group if line.control]
-        found.append(
-            Worst(
-                defense=defense,
-                threat=threat,
-                targeted=targeted,
-                n=len(ids),
-                accuracy=share_interval(worst_case(right)),
-                clean=clean[0] if clean else None,
-                broken_by=min(group, key=lambda line: line.accuracy.estimate).recipe,
-                passes=sum(line.forwards + line.backwards for line in attacks),
-            )
-        )
+        if ids:
+            found.append(_worst(group, [[t[i] for i in ids] for t in tables], context))
     return found
+
+
+def _worst(
+    group: Sequence[Line], tables: Sequence[Sequence[Mapping[str, Any]]], context: Context
+) -> Worst:
+    """Of the cells of one defense and threat, with rows of the same ids."""
+    first, n = group[0], len(tables[0])
+    stand = worst_case([_equal(rows, "label") for rows in tables])
+    accuracy, missed = share_interval(stand), None
+    if first.targeted:
+        stand = worst_case([~_equal(rows, "target") for rows in tables])
+        missed = share_interval(stand)
+    kept = missed or accuracy
+    attacks = [line for line in group if not line.control]
+    clean = next((line.accuracy for line in group if line.control), None)
+    passes = sum(line.forwards + line.backwards for line in attacks)
+    best = max(attacks or group, key=lambda line: line.success.estimate)
+    grave = [f for f in touching(context.findings, group) if f.level != NOTE]
+    told = tuple(dict.fromkeys(f"{f.level} {f.number} {f.name}" for f in grave))
+    certified, radius = context.certified.get((first.defense, first.threat), (None, ""))
+    classes = context.records[first.cell].get("classes", ())
+    evidence = Evidence(
+        accuracy,
+        n,
+        clean,
+        missed,
+        chance=1 / len(classes) if classes else 0.0,
+        claim=context.claims.get(first.defense),
+        certified=certified,
+        radius=radius,
+        attacked=bool(attacks),
+        fitted=any(line.searches for line in attacks),
+        passes=_effort(
+            [t for t, line in zip(tables, group, strict=True) if not line.control], stand
+        ),
+        grave=told,
+    )
+    return Worst(
+        defense=first.defense,
+        threat=first.threat,
+        targeted=first.targeted,
+        n=n,
+        accuracy=accuracy,
+        clean=clean,
+        broken_by=best.recipe,
+        passes=passes,
+        success=Interval(1 - kept.estimate, 1 - kept.high, 1 - kept.low),
+        verdict=verdict_of(evidence),
+        grave=told,
+        by=max(best.searches, key=lambda one: one.broken).name if best.searches else "",
+    )
+
+
+def _effort(tables: Sequence[Sequence[Mapping[str, Any]]], stand: Shares) -> float:
+    """Passes that all attackers together made on an image that stands; on any, if none does.
+
+    Those that are broken at once cost little, and that is no lack of effort.
+    """
+    spent = [[row["forwards"] + row["backwards"] for row in rows] for rows in tables]
+    each = np.sum(spent, axis=0) if spent else np.zeros(len(stand))
+    return float(np.mean(each[stand > 0.5] if (stand > 0.5).any() else each))
+
+
+def _equal(rows: Sequence[Mapping[str, Any]], wanted: str) -> Any:
+    """(n, draws) bool: whether each answer is the label, or the target."""
+    return np.array([np.asarray(r["predicted"]) == r[wanted] for r in rows])

@@ -18,6 +18,7 @@ from besiege.report.figures import by_radius, curves, dots
 from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
 from besiege.report.tables import Summary, summarise
+from besiege.report.verdict import WORDS
 
 STRIPS = 60  # the most image strips on a page
 
@@ -41,6 +42,7 @@ def write_report(folder: Path) -> Path:
     engine.filters["tint"] = _tint
     page = engine.get_template("page.html").render(
         summary=summary,
+        words=WORDS,
         grids=_grids(summary),
         nearest=_nearest(summary),
         panels=_panels(summary, run, frozenset(resolved["ids"])),
@@ -70,6 +72,8 @@ def _grids(summary: Summary) -> list[dict[str, Any]]:
                 if (w.threat, w.targeted) == (threat, lines[0].targeted)
             },
             "dots": Markup(dots(lines)),
+            "searches": [line for line in lines if line.searches],
+            "scores": [line for line in lines if line.scores.differ],
             "grave": [f for f in touching(summary.findings, lines) if f.level != NOTE],
             "notes": [f for f in touching(summary.findings, lines) if f.level == NOTE],
         }
@@ -111,7 +115,8 @@ def _by_name(found: list[Curve]) -> dict[str, list[Curve]]:
 def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Markup]:
     """Curves of every defense and threat that has traces of some steps.
 
-    Attacks for the nearest point are left out: they walk along the border, step after step.
+    Attacks for the nearest point are left out: they walk along the border, step after step. So are
+    unions, whose traces have a figure a search.
     """
     nearest = {curve.cell for curve in summary.curves}
     traces: dict[str, list[Mapping[str, Any]]] = {}
@@ -120,7 +125,8 @@ def _panels(summary: Summary, run: RunFolder, ids: frozenset[int]) -> list[Marku
             traces.setdefault(trace["cell"], []).append(trace)
     groups: dict[str, list[tuple[Line, list[Mapping[str, Any]]]]] = {}
     for line in summary.lines:
-        if not line.control and line.cell in traces and line.cell not in nearest:
+        shown = line.cell in traces and line.cell not in nearest and not line.searches
+        if shown and not line.control:
             title = f"{line.defense}, {line.threat} {line.goal}"
             groups.setdefault(title, []).append((line, traces[line.cell]))
     return [Markup(curves(title, cells)) for title, cells in groups.items()]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
+from besiege.core.stats import Interval, share_interval
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
-from besiege.report.lines import Line, Worst, line_of, worsts_of
+from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
 from besiege.report.terminal import as_text
 
@@ -27,9 +31,15 @@ class Summary:
     unfinished: tuple[str, ...]  # cells with fewer rows than asked for
     notes: tuple[str, ...]  # what else is in the folder
     findings: tuple[Finding, ...] = ()  # of checks, gravest first
+    plans: tuple[PlanNotes, ...] = ()  # how adaptive attackers came to theirs
 
     def __str__(self) -> str:
         return as_text(self)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON can hold it: intervals as tables, what is not finite as None."""
+        found: dict[str, Any] = _plain(self)
+        return found
 
     def _repr_html_(self) -> str:
         return as_html(self)
@@ -63,11 +73,68 @@ def summarise(path: Path) -> Summary:
         if len(by_cell[r["cell"]]) < expected
     )
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
-    notes = tuple(_notes(folder, others))
+    notes = (*(b["note"] for b in resolved.get("budgets", ())), *_notes(folder, others))
     curves = tuple(curves_of(resolved["cells"], by_cell))
     findings = tuple(map(from_record, folder.findings()))
-    worst = tuple(worsts_of(lines, by_cell))
-    return Summary(name, lines, worst, curves, waiting, notes, findings)
+    records = {r["cell"]: r for r in resolved["cells"]}
+    proved = _proved(folder.certificates(), resolved)
+    context = Context(records, findings, _claims(resolved), proved)
+    worst = tuple(worsts_of(lines, by_cell, context))
+    plans = tuple(_plans(resolved))
+    return Summary(name, lines, worst, curves, waiting, notes, findings, plans)
+
+
+def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
+    """Robust accuracy that the experiment says is claimed, by defense."""
+    tables = resolved.get("experiment", {}).get("defense", ())
+    return {t["name"]: t["claim"] for t in tables if t.get("claim") is not None}
+
+
+def _proved(
+    certificates: Sequence[Mapping[str, Any]], resolved: Mapping[str, Any]
+) -> dict[tuple[str, str], tuple[Interval, str]]:
+    """Share of images proved right within the radius of a threat, by defense and threat.
+
+    Only where the norms are the same, and images, weights and seed still are, as one of the cells
+    that there were says. An abstention is not right, so the smaller radius counts.
+    """
+    found, cells = {}, {record["cell"] for record in resolved["cells"]}
+    for proof in certificates:
+        if proof["ids"] != resolved["ids"] or not cells & set(proof["cells"]):
+            continue
+        right = np.asarray(proof["answer"]) == np.asarray(proof["label"])
+        for record in resolved["cells"]:
+            if record["defense"] == proof["defense"] and record["ball"] == proof["norm"]:
+                sure = right & (np.asarray(proof["answering"]) >= record["eps"])
+                threat = record["threat"]
+                found[record["defense"], threat] = share_interval(sure.astype(float)), threat
+    return found
+
+
+def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:
+    for plan in resolved.get("plans", {}).values():
+        if "defense" in plan:  # as it is not in folders of older versions
+            goal = "targeted" if plan["targeted"] else "untargeted"
+            notes = tuple(plan["notes"])
+            name = plan["recipe"]["name"]
+            yield PlanNotes(plan["defense"], plan["threat"], goal, name, notes, plan["passes"])
+
+
+def _plain(value: Any) -> Any:
+    """`value` of dataclasses, named tuples, mappings and sequences as JSON's own types."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _notes(folder: RunFolder, others: int) -> Iterator[str]:

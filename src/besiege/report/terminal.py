@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from typing import Literal, TextIO
 
 from rich import box
@@ -13,10 +14,13 @@ from rich.text import Text
 from besiege.checks.finding import NOTE, STOP, WARN, Finding
 from besiege.core.stats import Interval
 from besiege.report.curve import Curve, by_threat, spelt_radius, telling
-from besiege.report.lines import Figures, Line, touching
+from besiege.report.lines import Figures, Line, Worst, touching
+from besiege.report.verdict import BROKEN, CERTIFIED
 
 PLAIN_WIDTH = 150
 STYLES = {STOP: "bold red", WARN: "yellow"}
+TINTS = {BROKEN: "bold red", CERTIFIED: "bold green"}
+PLANS = 2  # of adaptive attackers that are printed; the page has all
 LONG = "defense"  # the column that is folded where a table has no room
 
 
@@ -41,10 +45,14 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
         _findings(console, touching(summary.findings, lines), live)
+        for table in (_scores(lines, live), _searches(lines, live)):
+            if table.row_count:
+                console.print(table)
     for curves in by_threat(summary.curves).values():
         console.print(_nearest(curves, live))
+    _plans(console, summary)
     for worst in summary.worst:
-        console.print(Text(str(worst)))
+        _headline(console, worst, live)
     for flag in sorted({f for line in summary.lines for f in line.flags}):
         rows = sum(line.flags.get(flag, 0) for line in summary.lines)
         console.print(Text(f"note: {flag} ({rows} rows)"))
@@ -52,6 +60,28 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         console.print(Text(f"unfinished: {cell}"))
     for note in summary.notes:
         console.print(Text(f"note: {note}"))
+
+
+def _headline(console: Console, worst: Worst, live: bool) -> None:
+    """The verdict, and why under it."""
+    told = Text(str(worst))
+    if live:
+        start = len(worst.defense) + 2
+        style = TINTS.get(worst.verdict.word, "bold")
+        told.stylize(style, start, start + len(str(worst.verdict)))
+    console.print(told)
+    for why in worst.verdict.why:
+        console.print(Text(f"  - {why}"))
+
+
+def _plans(console: Console, summary: Figures) -> None:
+    """How adaptive attackers came to what they did, of the first few."""
+    for plan in summary.plans[:PLANS]:
+        console.print(Text(f"{plan.title} ({plan.passes:,} passes a pilot image):"))
+        for note in plan.notes:
+            console.print(Text(f"  - {note}"))
+    if (more := len(summary.plans) - PLANS) > 0:
+        console.print(Text(f"{more} more such plans: the page of the run has them"))
 
 
 def _findings(console: Console, findings: list[Finding], live: bool) -> None:
@@ -93,6 +123,58 @@ def _table(title: str, lines: list[Line], live: bool) -> Table:
         )
         before = line.defense
     return table
+
+
+def _scores(lines: list[Line], live: bool) -> Table:
+    """Attack success by other rules, where they differ; without rows where they do not."""
+    draws = max(line.scores.draws for line in lines)
+    title = f"attack success % [95 %] by other rules, k = {draws} draws"
+    columns = ("expected", "any of k", "majority of k", "as published")
+    table = _titled(title, ("attacker",), columns, live)
+    for name, own in _named([line for line in lines if line.scores.differ]):
+        table.add_row(
+            name,
+            own.recipe,
+            *("" if score is None else _percent(score) for score in own.scores[:4]),
+        )
+    return table
+
+
+def _searches(lines: list[Line], live: bool) -> Table:
+    """Who of a union found what; without rows where there is none."""
+    columns = ("points", "broken", "passes so far")
+    table = _titled("which search found the point", ("attacker", "search"), columns, live)
+    for name, own in _named([line for line in lines if line.searches]):
+        for i, one in enumerate(own.searches):
+            table.add_row(
+                name if i == 0 else "",
+                own.recipe if i == 0 else "",
+                one.name,
+                str(one.points),
+                str(one.broken),
+                f"{one.passes:,.0f}",
+            )
+    return table
+
+
+def _titled(title: str, names: Sequence[str], figures: Sequence[str], live: bool) -> Table:
+    """A table of a defense, names and figures."""
+    form = box.SIMPLE_HEAD if live else box.ASCII2
+    table = Table(title=title, box=form, title_justify="left")
+    table.add_column(LONG, overflow="fold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
+
+
+def _named(lines: Sequence[Line]) -> Iterator[tuple[str, Line]]:
+    """Each line, with the defense's name where it is another than before."""
+    before = None
+    for line in lines:
+        yield (line.defense if line.defense != before else ""), line
+        before = line.defense
 
 
 def _nearest(curves: list[Curve], live: bool) -> Table:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from besiege.study.experiment import Experiment
 from besiege.study.judge import Judging, answers, check_images
 from besiege.study.places import respelled
 from besiege.study.recipe import Recipe
-from besiege.study.record import cell_hash, describe, file_hash
+from besiege.study.record import cell_hash, describe, file_hash, file_name, portable
 from besiege.study.shard import Examples, Shard, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
@@ -234,7 +233,7 @@ def prepare(experiment: Experiment) -> Prepared:
         "seed": experiment.seed,
         "data": images.digest or experiment.data.source,
         "targets": experiment.data.targets,
-        "model": respelled(source, _name),
+        "model": respelled(source, file_name),
         "weights": weights_hash(classifier),
         "plugins": [file_hash(path) for path in experiment.files()],
     }
@@ -253,9 +252,7 @@ def prepare(experiment: Experiment) -> Prepared:
         defense = table.deployed(catalogs.transforms, classifiers)
         siege = Siege(defense, spec.recipe, spec.threat, opponents)
         record = describe(siege, judging_of(experiment), defense=table.name, **table.record())
-        settings = _portable(record["recipe_settings"])
-        own = {"recipe_settings": settings, "view": _portable_view(record["view"])}
-        named = {**record, **table.placed(_name).record(), **own}
+        named = {**portable(record), **table.placed(file_name).record()}
         # By defense: two files of one name may lie in two folders.
         if weights := [hashes[g.model] for g in table.guards if g.model is not None]:
             named["weights"] = weights
@@ -273,23 +270,3 @@ def prepare(experiment: Experiment) -> Prepared:
 def _models(recipe: Recipe) -> list[str]:
     """The other models that its searches ask."""
     return [name for search in recipe.searches for name in search.models or ()]
-
-
-def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe, and of those of its union, with `_name` in place of paths."""
-    own = dict(settings)
-    if own["models"]:
-        own["models"] = [respelled(m, _name) for m in own["models"]]
-    own["view"] = _portable_view(own["view"])
-    if "union" in own:
-        own["union"] = [_portable(recipe) for recipe in own["union"]]
-    return own
-
-
-def _portable_view(view: Mapping[str, str]) -> dict[str, str]:
-    return {link: respelled(how, _name) for link, how in view.items()}
-
-
-def _name(path: str) -> str:
-    """What counts of a path in a cell's hash: weights and own files have hashes of their own."""
-    return Path(path).name

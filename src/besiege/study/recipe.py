@@ -17,6 +17,7 @@ from besiege.defenses.imitation import LEARNED
 from besiege.defenses.transform import Transform
 from besiege.models.precision import PRECISIONS
 
+NONE = "none"  # the attack of the clean figure
 GIVEN = "given"  # the attack of points that were found elsewhere
 ADAPTIVE = "adaptive"  # the attack of a recipe that is yet to be worked out
 UNION = "union"  # the attack of a recipe that is several, one after the other

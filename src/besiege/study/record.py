@@ -17,6 +17,7 @@ import torch
 
 from besiege.defenses.transform import contents
 from besiege.study.judge import Judging
+from besiege.study.places import respelled
 from besiege.study.siege import Siege
 
 ROWS_VERSION = 1  # raise it when a change alters what rows mean: old cells are then attacked anew
@@ -68,6 +69,31 @@ def _settings(siege: Siege) -> dict[str, Any]:
     found = {**asdict(siege.recipe), "loss": siege.loss}
     union = [_settings(one) for one in siege.union]
     return {**found, "union": union} if union else {k: found[k] for k in found if k != "union"}
+
+
+def portable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a cell with the names of files in place of their paths."""
+    view = _named(record["view"])
+    return {**record, "view": view, "recipe_settings": _portable(record["recipe_settings"])}
+
+
+def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe, and of those of its union."""
+    own = {**settings, "view": _named(settings["view"])}
+    if own["models"]:
+        own["models"] = [respelled(m, file_name) for m in own["models"]]
+    if "union" in own:
+        own["union"] = [_portable(recipe) for recipe in own["union"]]
+    return own
+
+
+def _named(view: Mapping[str, str]) -> dict[str, str]:
+    return {link: respelled(how, file_name) for link, how in view.items()}
+
+
+def file_name(path: str) -> str:
+    """What counts of a path in a cell's hash."""
+    return Path(path).name
 
 
 def cell_hash(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:

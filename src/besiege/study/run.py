@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from besiege.core.errors import BadRun, several
+from besiege.core.errors import BadRun, BadSetting, several
 from besiege.core.store import RunFolder
+from besiege.study.adaptive import PUPILS
+from besiege.study.budget import timed
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
 from besiege.study.engines.ray import Ray
@@ -57,11 +59,7 @@ def run_experiment(
     prepared = prepare(experiment)
     ids = prepared.select()
     prepared.check(ids)
-    plans: dict[str, Any] = {}
-    if adapts(experiment, prepared):
-        told = partial(_planning, on_event)
-        experiment, plans = planned(experiment, prepared, ids, out, told)
-        prepared = prepare(experiment)
+    experiment, prepared, more = _worked_out(experiment, prepared, ids, out, on_event, part)
     wanted = experiment.keep.images
     keep = tuple(ids if wanted == "all" else ids[:wanted])
     with RunFolder.open(out, part.name) as folder:
@@ -71,11 +69,11 @@ def run_experiment(
                 "experiment": experiment.resolved(),
                 "cells": prepared.records,
                 "ids": ids,
-                **({"plans": plans} if plans else {}),
+                **more,
             },
             environment(experiment.engine.device),
         )
-        if plans:
+        if more:
             folder.write_planned(experiment.written())
         work = _missing(folder, prepared, ids, part)
         build = partial(_build, experiment, keep, tuple(prepared.sieges))
@@ -84,6 +82,45 @@ def run_experiment(
             _commit(folder, prepared, work, outcomes, on_event)
         examine_run(out)
     return out
+
+
+def _worked_out(
+    experiment: Experiment,
+    prepared: Prepared,
+    wanted: list[int],
+    out: Path,
+    on_event: OnEvent | None,
+    part: Part,
+) -> tuple[Experiment, Prepared, dict[str, Any]]:
+    """The experiment with minutes as passes and adaptive attackers as recipes, and what says so.
+
+    What an earlier run of the folder found is taken as it is.
+    """
+    known, more = RunFolder(out).resolved(), dict[str, Any]()
+    in_minutes = any(threat.minutes is not None for threat in experiment.threat)
+    if in_minutes or adapts(experiment, prepared):
+        some = wanted[: 2 * PUPILS]
+        bad = prepared.faulty(some)  # is named later on, and its batch alone fails
+        ids = [i for i in some if i not in bad]
+    if in_minutes:
+        if part.parts > 1:
+            raise BadSetting(
+                "minutes become passes by timing this machine, and parts of a run must agree: give "
+                "passes in the threat."
+            )
+        before = known.get("budgets", ())
+        experiment, budgets = timed(experiment, prepared, ids, before, len(wanted))
+        prepared, more = prepare(experiment), {"budgets": budgets}
+    if adapts(experiment, prepared):
+        told = partial(_planning, on_event)
+        adapted, plans = planned(experiment, prepared, ids, out, told)
+        records = {record["cell"]: record for record in prepared.records}
+        where = ("defense", "threat", "targeted")
+        for cell, plan in plans.items():
+            plans[cell] = {**plan, **{k: records[cell][k] for k in where}}
+        experiment, more = adapted, {**more, "plans": plans}
+        prepared = prepare(experiment)
+    return experiment, prepared, more
 
 
 def engine_of(settings: EngineTable) -> Engine:

@@ -15,6 +15,7 @@ from torch import Tensor
 from besiege.attacks.search import Found
 from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
+from besiege.core.store import FOUND_BY
 from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege
@@ -22,7 +23,6 @@ from besiege.study.soundness import unkeyed_links
 
 SIZES = ("linf", "l2", "rms", "l1", "l0", "size")  # columns of a verdict
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
-FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
 class Examples(NamedTuple):

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from besiege.attacks.threat import ACCESS, BALLS, Threat
 from besiege.core.entry import Catalog
+from besiege.core.errors import BadSetting
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import VOTES, Defense, Deployed
 from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
@@ -77,6 +78,12 @@ class DefenseTable(Guard):
     member: tuple[MemberTable, ...] = Field(
         default=(), description="members of an [ensemble](ensembles.md); none for a plain defense"
     )
+    claim: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="robust accuracy claimed for it, as a share; [verdicts](judging.md) are on it",
+    )
 
     @property
     def guards(self) -> tuple[Guard, ...]:
@@ -119,11 +126,24 @@ class ThreatTable(Table):
     targeted: bool = False
     access: Literal[ACCESS] = "gradients"  # type: ignore[valid-type]
     eight_bit: bool = Field(default=False, description="points are rounded to 8 bit before judging")
-    passes: int | None = Field(default=None, ge=1, description="limit of passes an image")
+    passes: int | None = Field(
+        default=None,
+        ge=1,
+        description="limit of passes (forward and backward, draws counted) an image; the budget of "
+        "the recipe adaptive, 3000 if not given",
+    )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="instead of passes: for all attackers of this threat, by timing a pass when "
+        "the run begins",
+    )
     defenses: tuple[str, ...] = Field(default=(), description="only these defenses; empty for all")
 
     def threat(self) -> Threat:
         """The threat that this table describes."""
+        if self.passes is not None and self.minutes is not None:
+            raise BadSetting("a threat has a limit of passes or of minutes, and both came.")
         ball = BALLS.build(self.ball, eps=self.eps)
         return Threat(ball, self.targeted, self.access, self.eight_bit, self.passes)
 
