@@ -85,9 +85,10 @@ def _images(
     from besiege.data.folder import counterparts, file_names
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import Defense
-    from besiege.evaluation import audit_points, judge_images
+    from besiege.evaluation import judge_images
     from besiege.models.catalog import load_model
     from besiege.report.terminal import show
+    from besiege.study.audit import audit_points
 
     goal = Threat(BALLS.build(threat), targeted)
     chain = parse_chain(defense)
