@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from besiege.core.errors import BesiegeError
@@ -176,7 +177,14 @@ def test_it_is_frozen(good):
 
 
 def test_shipped_examples_are_valid(tmp_path):
-    for path in (Path(__file__).parents[2] / "examples").rglob("*.toml"):
-        copy = tmp_path / path.parent.name
-        shutil.copytree(path.parent, copy, dirs_exist_ok=True)
-        assert isinstance(load_experiment(copy / path.name), Experiment)
+    """With patches and weights of a network beside them, where a link names such files."""
+    root = Path(__file__).parents[2]
+    home = tmp_path / "project" / "examples"
+    shutil.copytree(root / "examples", home)
+    np.save(home / "patches.npy", np.zeros((16, 75), dtype=np.uint8))
+    shared = root.parent / "shared"
+    (tmp_path / "shared").symlink_to(shared)
+    for path in sorted(home.rglob("*.toml")):
+        if '"adversarial:' in path.read_text() and not shared.is_dir():
+            continue
+        assert isinstance(load_experiment(path), Experiment)
