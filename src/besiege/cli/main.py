@@ -20,6 +20,7 @@ from besiege.cli import (
     protect,
     quilt,
     report,
+    reproduce,
     run,
 )
 from besiege.core.errors import BesiegeError
@@ -45,6 +46,7 @@ app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("certify")(certify.certify)
 app.add_typer(quilt.app, name="quilt")
 
