@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from besiege.papers.schema import AT_LEAST, COLUMNS, PERCENT, Claim, Quantity, R
 from besiege.papers.verdicts import Ruling, Verdict, gap_of, interval_of, ruling
 from besiege.study.experiment import Experiment
 from besiege.study.prepared import Prepared, prepare
+from besiege.study.progress import Event
 from besiege.study.run import OnEvent, run_experiment
 
 FOLDERS = {which: which.replace("_", "-") for which in COLUMNS}
@@ -41,7 +42,7 @@ class Judged:
     """A claim, and what each column says of it."""
 
     claim: Claim
-    unit: str
+    quantity: Quantity
     rulings: Mapping[str, Ruling]  # by column
 
 
@@ -118,7 +119,8 @@ def reproduce(paper: Paper, out: Path, on_event: OnEvent | None = None) -> Repro
     experiments = {which: paper.experiment(which) for which in COLUMNS}
     cells = {}
     for which, experiment in experiments.items():
-        folder = run_experiment(experiment, out / FOLDERS[which], on_event)
+        told = partial(_told, on_event, paper.file.column(which).heading)
+        folder = run_experiment(experiment, out / FOLDERS[which], told)
         cells[which] = _Cells(paper, which, experiment, folder)
     values = _values(paper, cells)
     prepared = cells[COLUMNS[0]].prepared
@@ -130,9 +132,13 @@ def reproduce(paper: Paper, out: Path, on_event: OnEvent | None = None) -> Repro
         n=len(cells[COLUMNS[0]].ids),
         figures=tuple(_figures(paper, values)),
         claims=tuple(_claims(paper, values, prepared.images.shape[1:])),
-        passes={which: {row.name: _passes(own, row) for row in paper.rows}
-                for which, own in cells.items()},
-    )  # fmt: skip
+        passes={w: {row.name: _passes(own, row) for row in paper.rows} for w, own in cells.items()},
+    )
+
+
+def _told(on_event: OnEvent | None, heading: str, event: Event) -> None:
+    if on_event:
+        on_event(event._replace(title=f"{heading} · {event.title}"))
 
 
 def _passes(cells: _Cells, row: Row) -> float:
@@ -164,7 +170,9 @@ def _figures(paper: Paper, values: _Table) -> Iterator[Figure]:
         for quantity in paper.file.quantity:
             shares = quantity.unit == PERCENT
             here = {
-                which: _scaled(interval_of(values[which, row.name, quantity.name], shares), quantity)
+                which: _scaled(
+                    interval_of(values[which, row.name, quantity.name], shares), quantity
+                )
                 for which in COLUMNS
             }
             yield Figure(row.name, quantity, row.published.get(quantity.name), here)
@@ -181,7 +189,7 @@ def _claims(paper: Paper, values: _Table, sides: tuple[int, ...]) -> Iterator[Ju
             else _ruled(claim, quantity, values, which)
             for which in COLUMNS
         }
-        yield Judged(claim, quantity.unit, rulings)
+        yield Judged(claim, quantity, rulings)
 
 
 def _untestable(claim: Claim, paper: Paper, sides: tuple[int, ...]) -> str:
@@ -190,6 +198,8 @@ def _untestable(claim: Claim, paper: Paper, sides: tuple[int, ...]) -> str:
     absent = [name for name in (claim.row, claim.than) if name and name not in there]
     if claim.untestable or absent:
         return claim.untestable or f'the row "{absent[0]}" was left out'
+    if paper.quick:
+        return "--quick is on digits, not on images like the paper's"
     if claim.side is not None and set(sides) != {claim.side}:
         size = " x ".join(map(str, sides))
         return f"it is about images of {claim.side} x {claim.side} pixels; these have {size}"
@@ -198,9 +208,9 @@ def _untestable(claim: Claim, paper: Paper, sides: tuple[int, ...]) -> str:
 
 def _ruled(claim: Claim, quantity: Quantity, values: _Table, which: str) -> Ruling:
     own, shares = values[which, claim.row, quantity.name], quantity.unit == PERCENT
-    interval = (
-        interval_of(own, shares)
-        if claim.than is None
-        else gap_of(own, values[which, claim.than, quantity.name], shares)
-    )
-    return ruling(_scaled(interval, quantity), claim.value, claim.sense == AT_LEAST, len(own))
+    alone = claim.than is None
+    other = values[which, claim.than or claim.row, quantity.name]
+    interval = interval_of(own, shares) if alone else gap_of(own, other, shares)
+    value, at_least = claim.value / quantity.scale, claim.sense == AT_LEAST
+    found = ruling(interval, value, at_least, len(own), shares and alone)
+    return found._replace(interval=_scaled(interval, quantity))

@@ -61,7 +61,9 @@ class Column(Table):
 
     heading: str = Field(description="its head in the table")
     says: str = Field(default="", description="what it is, in a sentence")
-    faults: tuple[str, ...] = Field(default=(), description="what is wrong with it, a sentence each")
+    faults: tuple[str, ...] = Field(
+        default=(), description="what is wrong with it, a sentence each"
+    )
     defense: tuple[DefenseTable, ...] = Field(
         default=(), description="none for those of as_published"
     )
@@ -116,7 +118,9 @@ class PaperFile(Table):
     part: str = Field(description='"figure 3"')
     on: str = Field(description="the network and images that its figures are of")
     read: str = Field(description="how its figures were read, and how surely")
-    notes: tuple[str, ...] = Field(default=(), description="what a reader must know, a sentence each")
+    notes: tuple[str, ...] = Field(
+        default=(), description="what a reader must know, a sentence each"
+    )
     needs: str = Field(default="", description="which images and model to give")
     seed: int = 0
     data: Annotated[WantedData, BeforeValidator(_source)] = WantedData()

@@ -16,7 +16,7 @@ from rich.text import Text
 from besiege.core.stats import Interval
 from besiege.papers.load import Paper
 from besiege.papers.reproduce import FOLDERS, Figure, Judged, Reproduction
-from besiege.papers.schema import AS_PUBLISHED, COLUMNS, CORRECT, Quantity
+from besiege.papers.schema import COLUMNS, Quantity
 from besiege.papers.verdicts import Ruling, Verdict
 
 PLAIN_WIDTH = 160
@@ -67,10 +67,20 @@ def lines(found: Reproduction) -> Iterator[list[str]]:
         before = figure.row
 
 
-def claim_lines(found: Reproduction) -> Iterator[tuple[str, Ruling, Ruling]]:
-    """Each claim in words, and what both columns say of it."""
+def claim_lines(found: Reproduction) -> Iterator[tuple[str, list[tuple[str, Verdict]]]]:
+    """Each claim in words, and what both columns say of it; one reason is said once."""
     for judged in found.claims:
-        yield judged.claim.says, judged.rulings[AS_PUBLISHED], judged.rulings[CORRECT]
+        rulings = [judged.rulings[which] for which in COLUMNS]
+        cells = [(_ruled(r, judged.quantity), r.verdict) for r in rulings]
+        if len(set(cells)) == 1 and rulings[0].interval is None:
+            cells[0] = (str(rulings[0].verdict), rulings[0].verdict)
+        yield judged.claim.says, cells
+
+
+def _ruled(ruling: Ruling, quantity: Quantity) -> str:
+    """A verdict, what it is of, and what is to be said of it."""
+    of = f": {spelt(ruling.interval, quantity)}" if ruling.interval else ""
+    return f"{ruling.verdict}{of}" + (f" ({ruling.why})" if ruling.why else "")
 
 
 def _measured(quantity: Quantity) -> str:
@@ -80,10 +90,8 @@ def _measured(quantity: Quantity) -> str:
 def _published(figure: Figure) -> str:
     if figure.published is None:
         return UNKNOWN
-    quantity = figure.quantity
-    digits = 0 if figure.published == int(figure.published) else max(quantity.digits, 3)
-    near = f" ± {quantity.within:g}" if quantity.within else ""
-    return f"{figure.published:.{digits}f}{near}" if not quantity.unit else f"{figure.published:g}{near}"
+    near = f" ± {figure.quantity.within:g}" if figure.quantity.within else ""
+    return f"{figure.published:g}{near}"
 
 
 def spelt(interval: Interval, quantity: Quantity) -> str:
@@ -92,11 +100,6 @@ def spelt(interval: Interval, quantity: Quantity) -> str:
         f"{v:.{quantity.digits}f}" if math.isfinite(v) else "?" for v in interval
     )
     return f"{estimate} [{low}, {high}]"
-
-
-def ruled(ruling: Ruling) -> str:
-    """A verdict with what is to be said of it."""
-    return f"{ruling.verdict} ({ruling.why})" if ruling.why else str(ruling.verdict)
 
 
 def show(found: Reproduction, stream: TextIO) -> None:
@@ -118,8 +121,9 @@ def show(found: Reproduction, stream: TextIO) -> None:
         claims = Table(title="what the paper says", box=style, title_justify="left")
         for head in ("claim", *heads(found)[-2:]):
             claims.add_column(head, overflow="fold")
-        for says, *rulings in claim_lines(found):
-            cells = [Text(ruled(r), style=TINTS.get(r.verdict, "") if live else "") for r in rulings]
+        for says, rulings in claim_lines(found):
+            tints = [TINTS.get(verdict, "") if live else "" for _, verdict in rulings]
+            cells = [Text(text, style) for (text, _), style in zip(rulings, tints, strict=True)]
             claims.add_row(says, *cells)
         console.print(claims)
     for heading, sentences in remarks(found.paper):
@@ -130,13 +134,14 @@ def show(found: Reproduction, stream: TextIO) -> None:
 def as_markdown(found: Reproduction) -> str:
     """The same as a page."""
     figures = _markdown(heads(found), list(lines(found)))
-    rows = [[says, ruled(one), ruled(other)] for says, one, other in claim_lines(found)]
+    rows = [[says, *(text for text, _ in cells)] for says, cells in claim_lines(found)]
     parts = [f"# {found.paper.file.title}", sentence(found), figures]
     if rows:
         parts += ["## What the paper says", _markdown(["claim", *heads(found)[-2:]], rows)]
     for heading, sentences in remarks(found.paper):
         if sentences:
-            parts += [f"## {heading[:1].upper()}{heading[1:]}", "\n".join(f"- {s}" for s in sentences)]
+            items = "\n".join(f"- {sentence}" for sentence in sentences)
+            parts += [f"## {heading[:1].upper()}{heading[1:]}", items]
     runs = ", ".join(f"`{folder}`" for folder in FOLDERS.values())
     parts.append(f"Run folders with every row: {runs}, beside this page.")
     return "\n\n".join(parts) + "\n"
@@ -182,7 +187,7 @@ def _claim_record(judged: Judged) -> dict[str, Any]:
         which: {"verdict": str(r.verdict), "interval": _limits(r.interval), "why": r.why}
         for which, r in judged.rulings.items()
     }
-    return {**claim, "unit": judged.unit, **rulings}
+    return {**claim, "unit": judged.quantity.unit, **rulings}
 
 
 def _limits(interval: Interval | None) -> list[float | None] | None:

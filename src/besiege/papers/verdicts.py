@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from besiege.core.comparisons import compare
 from besiege.core.stats import Interval, mean_interval, share_interval
@@ -53,11 +54,14 @@ def _draws(shares: Values, most: int = 1000) -> int:
     return most
 
 
-def ruling(interval: Interval, value: float, at_least: bool, n: int) -> Ruling:
-    """Whether the mean is at least (or at most) `value`, all in one unit.
+def ruling(
+    interval: Interval, value: float, at_least: bool, n: int, shares: bool = False
+) -> Ruling:
+    """Whether the mean of n images is at least (or at most) `value`.
 
     It holds where the whole interval is on that side, falls where it is on the other, and is
     undecided in between; then it says about how many images would decide, if the mean stays.
+    shares: whether the interval is Wilson's.
 
     >>> ruling(Interval(0.2, 0.1, 0.3), 0.5, at_least=True, n=50).verdict
     <Verdict.FALLS: 'falls'>
@@ -68,15 +72,20 @@ def ruling(interval: Interval, value: float, at_least: bool, n: int) -> Ruling:
         return Ruling(Verdict.HOLDS, interval)
     if (interval.high < value) if at_least else (interval.low > value):
         return Ruling(Verdict.FALLS, interval)
-    return Ruling(Verdict.UNDECIDED, interval, _deciding(interval, value, n))
+    return Ruling(Verdict.UNDECIDED, interval, _deciding(interval, value, n, shares))
 
 
-def _deciding(interval: Interval, value: float, n: int) -> str:
-    """How many images would take the limit to `value`: widths fall as 1 / sqrt(n)."""
+def _deciding(interval: Interval, value: float, n: int, shares: bool) -> str:
+    """How many images would take the limit to `value`.
+
+    Wilson's interval ends where the score test of `value` does: n (p - v)^2 = z^2 v (1 - v). Other
+    widths fall as 1 / sqrt(n).
+    """
     gap = value - interval.estimate
     reach = interval.high - interval.estimate if gap > 0 else interval.estimate - interval.low
     if not math.isfinite(reach):
         return "one image says nothing of others"
     if abs(gap) < 1e-9:
         return "the mean is the value claimed: no number of images would decide"
-    return f"about {max(n + 1, math.ceil(n * (reach / gap) ** 2 - 1e-9)):,} images would decide"
+    wide = norm.ppf(0.975) ** 2 * value * (1 - value) if shares else n * reach**2
+    return f"about {max(n + 1, math.ceil(wide / gap**2 - 1e-9)):,} images would decide"
