@@ -32,16 +32,17 @@ def test_of_an_interval(interval, at_least, verdict):
     assert bool(found.why) == (verdict == Verdict.UNDECIDED)
 
 
+@pytest.mark.parametrize("at_least", [False, True])
 @pytest.mark.parametrize("share, value", [(0.5, 0.6), (0.5, 0.4), (0.0, 0.01), (0.3, 0.35)])
-def test_so_many_images_do_decide(share, value):
+def test_so_many_images_do_decide(share, value, at_least):
     """With the mean as it is, that many settle it, and one less does not."""
-    at_least = value > share
 
     def found(n):
         return ruling(wilson(share * n, n), value, at_least, n, shares=True)
 
     n = int(found(20).why.split()[1].replace(",", ""))
-    assert found(n).verdict == (Verdict.FALLS if at_least else Verdict.HOLDS)
+    settled = Verdict.HOLDS if (share > value) == at_least else Verdict.FALLS
+    assert found(n).verdict == settled
     assert found(n - 1).verdict == Verdict.UNDECIDED
 
 

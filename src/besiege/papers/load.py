@@ -121,9 +121,10 @@ def recipe_of(file: PaperFile, which: str, row: Row) -> str:
         for recipe in file.column(which).recipe
         if not recipe.defenses or row.guarded in recipe.defenses
     ]
-    if named := row.recipe.get(which):
-        one_of("recipe", named, meant, f'row "{row.name}", {which}')
-        return named
+    wanted: str | None = getattr(row.recipe, which)
+    if wanted is not None:
+        one_of("recipe", wanted, meant, f'row "{row.name}", {which}')
+        return wanted
     if len(meant) != 1:
         raise BadSetting(
             f'row "{row.name}": {which} has {len(meant)} recipes for it ({", ".join(meant)}): say '

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -21,7 +21,7 @@ from besiege.study.tables import (
 AS_PUBLISHED, CORRECT = "as_published", "correct"
 COLUMNS = (AS_PUBLISHED, CORRECT)
 AT_LEAST, AT_MOST = ">=", "<="
-PERCENT = "%"
+PERCENT: Final = "%"
 
 
 def _source(value: object) -> object:
@@ -44,7 +44,7 @@ class Quantity(Table):
     """What a column of the published table holds, and what is measured for it."""
 
     name: str
-    unit: Literal["%", ""] = PERCENT  # type: ignore[valid-type]
+    unit: Literal["%", ""] = PERCENT
     digits: int = Field(default=1, ge=0, description="decimals shown")
     within: Number = Field(default=0, ge=0, description="how far a value may be off, as read")
     as_published: str = Field(description="the measure that the paper's protocol takes")
@@ -72,13 +72,20 @@ class Column(Table):
     judge: Judge = Judge()
 
 
+class Answers(Table):
+    """Which recipe of each column answers a row, by its name."""
+
+    as_published: str | None = None
+    correct: str | None = None
+
+
 class Row(Table):
     """One line of the published table."""
 
     name: str
     defense: str | None = Field(default=None, description="its name in the columns; `name` if none")
-    recipe: dict[Literal["as_published", "correct"], str] = Field(  # type: ignore[valid-type]
-        default_factory=dict, description="by column, where a column has several for the defense"
+    recipe: Answers = Field(
+        default=Answers(), description="where a column has several for the defense"
     )
     published: dict[str, Number] = Field(default_factory=dict, description="value by quantity")
 
@@ -94,7 +101,7 @@ class Claim(Table):
     says: str = Field(description="in a sentence")
     row: str
     quantity: str
-    sense: Literal[">=", "<="] = Field(description='">=" at least, "<=" at most')  # type: ignore[valid-type]
+    sense: Literal[">=", "<="] = Field(description='">=" at least, "<=" at most')
     value: Number = Field(default=0, description="in the unit of the quantity")
     than: str | None = Field(
         default=None, description="another row: the claim is of the difference to it"
