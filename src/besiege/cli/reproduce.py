@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +47,8 @@ def reproduce(
         return
     if name is None:
         raise BadSetting("name a table or figure: `besiege reproduce --list` has them.")
-    changes = [f'data.source="{_images(images)}"'] if images else []
-    changes += [f'model.source="{_here(model)}"'] if model else []
+    changes = [f"data.source={json.dumps(_images(images))}"] if images else []
+    changes += [f"model.source={json.dumps(_here(model))}"] if model else []
     changes += [f"data.n={count}"] if count else []
     paper = load_paper(name, [*changes, *(change or ())], only or (), quick)
     folder = out or Path("runs") / f"reproduce-{paper.name}{'-quick' if quick else ''}"

@@ -84,16 +84,13 @@ def load_paper(
     path, home = _found(name)
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not TOML: {error}.") from error
+    file = _validated(settings, path)
     if quick:
-        base = [f'{key}.source="{source}"' for key, source in DIGITS.items()]
-        own = settings.get("quick", {}).get("set", [])
-        changes = [*base, *own, *changes]
-    try:
-        file = PaperFile.model_validate(override(settings, changes))
-    except ValidationError as error:
-        raise explained(error, PaperFile, str(path)) from error
+        base = [f'{table}.source="{source}"' for table, source in DIGITS.items()]
+        changes = [*base, *file.quick.set, *changes]
+    file = _validated(override(settings, changes), path)
     names = [row.name for row in file.row]
     for row in only:
         one_of("row", row, names, path.stem)
@@ -102,6 +99,13 @@ def load_paper(
     paper = Paper(path.stem, file, home, rows, quick)
     paper.check()
     return paper
+
+
+def _validated(settings: Mapping[str, Any], path: Path) -> PaperFile:
+    try:
+        return PaperFile.model_validate(settings)
+    except ValidationError as error:
+        raise explained(error, PaperFile, str(path)) from error
 
 
 def _found(name: str) -> tuple[Path, Path | None]:
