@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.files import existing
 from besiege.papers.measures import MEASURES
-from besiege.papers.schema import COLUMNS, PaperFile, Row
+from besiege.papers.schema import COLUMNS, Claim, PaperFile, Row
 from besiege.study.complaints import explained
 from besiege.study.experiment import Experiment, experiment_from
 from besiege.study.overrides import override
@@ -34,6 +34,12 @@ class Paper:
     home: Path | None  # where its paths count from; None for here
     rows: tuple[Row, ...]
     quick: bool = False
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Those about the rows wanted."""
+        there = {row.name for row in self.rows}
+        return tuple(c for c in self.file.claim if {c.row, c.than or c.row} <= there)
 
     def experiment(self, which: str) -> Experiment:
         """The experiment of a column. Raises BadSetting where images or model are missing."""

@@ -180,7 +180,7 @@ def _figures(paper: Paper, values: _Table) -> Iterator[Figure]:
 
 def _claims(paper: Paper, values: _Table, sides: tuple[int, ...]) -> Iterator[Judged]:
     quantities = {q.name: q for q in paper.file.quantity}
-    for claim in paper.file.claim:
+    for claim in paper.claims:
         quantity = quantities[claim.quantity]
         why = _untestable(claim, paper, sides)
         rulings = {
@@ -193,11 +193,9 @@ def _claims(paper: Paper, values: _Table, sides: tuple[int, ...]) -> Iterator[Ju
 
 
 def _untestable(claim: Claim, paper: Paper, sides: tuple[int, ...]) -> str:
-    """Why the images or rows at hand cannot test a claim; empty if they can."""
-    there = {row.name for row in paper.rows}
-    absent = [name for name in (claim.row, claim.than) if name and name not in there]
-    if claim.untestable or absent:
-        return claim.untestable or f'the row "{absent[0]}" was left out'
+    """Why the images at hand cannot test a claim; empty if they can."""
+    if claim.untestable:
+        return claim.untestable
     if paper.quick:
         return "--quick is on digits, not on images like the paper's"
     if claim.side is not None and set(sides) != {claim.side}:

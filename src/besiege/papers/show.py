@@ -46,6 +46,9 @@ def sentence(found: Reproduction) -> str:
 def remarks(paper: Paper) -> Iterator[tuple[str, list[str]]]:
     """Headings, and the sentences below each."""
     file = paper.file
+    if absent := len(file.claim) - len(paper.claims):
+        rows = len(file.row) - len(paper.rows)
+        yield "left out", [f"{rows} of {len(file.row)} rows, and {absent} claims about them."]
     for which in COLUMNS:
         column = file.column(which)
         yield column.heading, [*filter(None, [column.says]), *column.faults]
