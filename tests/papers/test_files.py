@@ -79,6 +79,14 @@ def test_a_strangers_file(tmp_path):
     assert tomllib.loads(right.text)["recipe"][0]["steps"] == 12
 
 
+def test_only_what_the_rows_ask_is_run():
+    paper = load_paper("p0-table4", only=["BPDA+EOT, 17 May"], quick=True)
+    theirs, right = (paper.experiment(which) for which in COLUMNS)
+    assert [r.kind for r in theirs.recipe] == ["published-eot-2"]
+    assert [d.name for d in theirs.defense] == ["FD+RDG, any corner"]
+    assert [(r.kind, r.defenses) for r in right.recipe] == [("adaptive", ("FD+RDG, any corner",))]
+
+
 def test_paths_count_from_the_file(tmp_path):
     path = small(tmp_path, 'source = "digits"', 'source = "packed:path=mine.npz"')
     found = load_paper(path).experiment(COLUMNS[0]).data.source

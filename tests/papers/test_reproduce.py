@@ -133,6 +133,7 @@ def test_adaptive_attackers_are_planned(command, tmp_path):
     assert RunFolder(tmp_path / "r" / "correct").resolved()["plans"]
     record = json.loads((tmp_path / "r" / "reproduction.json").read_text())
     assert record["figures"][0]["passes"]["correct"] > 0
+    assert record["changes"] == changes[:2]
 
 
 def test_quick_says_that_it_is_no_evidence(command, tmp_path):

@@ -23,6 +23,7 @@ HOME = Path(__file__).parent
 ENDING = ".toml"
 # What everybody has: stands in where a file leaves images and model to the user.
 DIGITS = {"data": "digits", "model": "digits-cnn"}
+NAMED = ("data.source", "model.source", "data.n")  # the sentence above a table has them
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Paper:
     home: Path | None  # where its paths count from; None for here
     rows: tuple[Row, ...]
     quick: bool = False
+    changes: tuple[str, ...] = ()  # of settings that no sentence of the table names
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -56,12 +58,12 @@ class Paper:
         """Build every link, recipe and measure; nothing is loaded."""
         _check(self.file, self.name)
         for which in COLUMNS:
+            for row in self.file.row:
+                self.file.answer(which, row)
             settings = dict(self.file.settings(which, self.name, self.file.row))
             for table, source in DIGITS.items():
                 settings[table] = {"source": source, **settings[table]}
             self._experiment(which, settings)
-            for row in self.file.row:
-                recipe_of(self.file, which, row)
 
     def _experiment(self, which: str, settings: Mapping[str, Any]) -> Experiment:
         text = tomli_w.dumps(dict(settings))
@@ -102,7 +104,8 @@ def load_paper(
         one_of("row", row, names, path.stem)
     wanted = set(only or (file.quick.rows if quick else ()) or names)
     rows = tuple(row for row in file.row if row.name in wanted)
-    paper = Paper(path.stem, file, home, rows, quick)
+    told = tuple(c for c in changes if c.partition("=")[0].strip() not in NAMED)
+    paper = Paper(path.stem, file, home, rows, quick, told)
     paper.check()
     return paper
 
@@ -122,25 +125,6 @@ def _found(name: str) -> tuple[Path, Path | None]:
         raise unknown("table or figure", name, known, "besiege reproduce")
     path = existing(name, "file of a table or figure", BadSetting)
     return path, path.resolve().parent
-
-
-def recipe_of(file: PaperFile, which: str, row: Row) -> str:
-    """The name of the recipe that a column answers a row with."""
-    meant = [
-        recipe.name or recipe.kind
-        for recipe in file.column(which).recipe
-        if not recipe.defenses or row.guarded in recipe.defenses
-    ]
-    wanted: str | None = getattr(row.recipe, which)
-    if wanted is not None:
-        one_of("recipe", wanted, meant, f'row "{row.name}", {which}')
-        return wanted
-    if len(meant) != 1:
-        raise BadSetting(
-            f'row "{row.name}": {which} has {len(meant)} recipes for it ({", ".join(meant)}): say '
-            f'recipe = {{ {which} = "NAME" }}.'
-        )
-    return meant[0]
 
 
 def _check(file: PaperFile, name: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from besiege.core.key import Key
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
-from besiege.papers.load import Paper, recipe_of
+from besiege.papers.load import Paper
 from besiege.papers.measures import MEASURES, Evidence, Values
 from besiege.papers.schema import AT_LEAST, COLUMNS, PERCENT, Claim, Quantity, Row
 from besiege.papers.verdicts import Ruling, Verdict, gap_of, interval_of, ruling
@@ -93,7 +93,7 @@ class _Cells:
 
     def evidence(self, row: Row) -> Evidence:
         """Of the cell that answers a row."""
-        record, rows = self.cells[row.guarded, recipe_of(self.paper.file, self.which, row)]
+        record, rows = self.cells[row.guarded, self.paper.file.answer(self.which, row)]
         return Evidence(rows, record["targeted"], lambda: self._pairs(row.guarded))
 
     def _pairs(self, defense: str) -> Iterator[tuple[Tensor, Tensor]]:

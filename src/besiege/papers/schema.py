@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
+from besiege.core.errors import BadSetting, one_of
 from besiege.study.schema import Number, Table
 from besiege.study.tables import (
     Data,
@@ -149,10 +150,33 @@ class PaperFile(Table):
         """Those of a column."""
         return self.column(which).defense or self.as_published.defense
 
+    def answer(self, which: str, row: Row) -> str:
+        """The name of the recipe that a column answers a row with.
+
+        Raises BadSetting where it has several for the defense and the row names none.
+        """
+        meant = [
+            recipe.name or recipe.kind
+            for recipe in self.column(which).recipe
+            if not recipe.defenses or row.guarded in recipe.defenses
+        ]
+        wanted: str | None = getattr(row.recipe, which)
+        if wanted is not None:
+            one_of("recipe", wanted, meant, f'row "{row.name}", {which}')
+            return wanted
+        if len(meant) != 1:
+            raise BadSetting(
+                f'row "{row.name}": {which} has {len(meant)} recipes for it ({", ".join(meant)}): '
+                f'say recipe = {{ {which} = "NAME" }}.'
+            )
+        return meant[0]
+
     def settings(self, which: str, title: str, rows: tuple[Row, ...]) -> Mapping[str, Any]:
         """The experiment of a column as an experiment file has it, for these rows only."""
-        column, wanted = self.column(which), {row.guarded for row in rows}
-        recipes = [r for r in column.recipe if not r.defenses or wanted & set(r.defenses)]
+        column, asked = self.column(which), dict[str, set[str]]()
+        for row in rows:
+            asked.setdefault(self.answer(which, row), set()).add(row.guarded)
+        wanted = set().union(*asked.values())
         return {
             "name": f"{title}, {column.heading}",
             "seed": self.seed,
@@ -160,21 +184,23 @@ class PaperFile(Table):
             "model": _given(self.model),
             "defense": [_given(d) for d in self.defenses(which) if d.name in wanted],
             "threat": [_given(column.threat)],
-            "recipe": [_for(recipe, wanted) for recipe in recipes],
+            "recipe": [
+                {**_given(recipe), "defenses": sorted(whom)}
+                for recipe in column.recipe
+                if (whom := _whom(recipe, asked))
+            ],
             "judge": _given(column.judge),
             "keep": {"images": 0},
             "engine": _given(self.engine),
         }
 
 
+def _whom(recipe: RecipeTable, asked: Mapping[str, set[str]]) -> set[str]:
+    """The defenses that some row has attacked by this recipe."""
+    whom = asked.get(recipe.name or recipe.kind, set())
+    return whom & set(recipe.defenses) if recipe.defenses else whom
+
+
 def _given(table: Table) -> dict[str, Any]:
     """The keys that were set."""
     return table.model_dump(mode="json", exclude_unset=True)
-
-
-def _for(recipe: RecipeTable, wanted: set[str]) -> dict[str, Any]:
-    """A recipe for those of its defenses that are wanted."""
-    found = _given(recipe)
-    if recipe.defenses:
-        found["defenses"] = [name for name in recipe.defenses if name in wanted]
-    return found

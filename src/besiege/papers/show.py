@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from besiege.core.stats import Interval
-from besiege.papers.load import Paper
 from besiege.papers.reproduce import FOLDERS, Figure, Judged, Reproduction
 from besiege.papers.schema import COLUMNS, Quantity
 from besiege.papers.verdicts import Ruling, Verdict
@@ -43,15 +42,19 @@ def sentence(found: Reproduction) -> str:
     )
 
 
-def remarks(paper: Paper) -> Iterator[tuple[str, list[str]]]:
+def remarks(found: Reproduction) -> Iterator[tuple[str, list[str]]]:
     """Headings, and the sentences below each."""
-    file = paper.file
+    paper, file = found.paper, found.paper.file
+    if paper.changes:
+        yield "changed", ["; ".join(paper.changes)]
     if absent := len(file.claim) - len(paper.claims):
         rows = len(file.row) - len(paper.rows)
         yield "left out", [f"{rows} of {len(file.row)} rows, and {absent} claims about them."]
     for which in COLUMNS:
         column = file.column(which)
-        yield column.heading, [*filter(None, [column.says]), *column.faults]
+        passes = max(found.passes[which].values())
+        cost = [f"At most {passes:,.0f} passes an image and row, on the mean."] if passes else []
+        yield column.heading, [*filter(None, [column.says]), *cost, *column.faults]
     yield "published", [file.read, *file.notes]
 
 
@@ -129,7 +132,7 @@ def show(found: Reproduction, stream: TextIO) -> None:
             cells = [Text(text, style) for (text, _), style in zip(rulings, tints, strict=True)]
             claims.add_row(says, *cells)
         console.print(claims)
-    for heading, sentences in remarks(found.paper):
+    for heading, sentences in remarks(found):
         for text in sentences:
             console.print(Text(f"{heading}: {text}"))
 
@@ -141,7 +144,7 @@ def as_markdown(found: Reproduction) -> str:
     parts = [f"# {found.paper.file.title}", sentence(found), figures]
     if rows:
         parts += ["## What the paper says", _markdown(["claim", *heads(found)[-2:]], rows)]
-    for heading, sentences in remarks(found.paper):
+    for heading, sentences in remarks(found):
         if sentences:
             items = "\n".join(f"- {sentence}" for sentence in sentences)
             parts += [f"## {heading[:1].upper()}{heading[1:]}", items]
@@ -167,6 +170,7 @@ def as_record(found: Reproduction) -> dict[str, Any]:
         "images": found.images,
         "n": found.n,
         "quick": found.paper.quick,
+        "changes": list(found.paper.changes),
         "faults": list(found.paper.file.as_published.faults),
         "figures": [_figure_record(figure, found) for figure in found.figures],
         "claims": [_claim_record(judged) for judged in found.claims],
