@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from besiege.cli.main import main
+from besiege.cli.reproduce import _images
 from besiege.core.errors import BadSetting
 from besiege.core.store import RunFolder
 from besiege.papers.load import load_paper
@@ -188,3 +189,13 @@ def test_change_and_similarity_of_photographs(shared, tmp_path):
     rulings = {j.claim.quantity: j.rulings for j in found.claims if j.claim.row == "FD"}
     assert rulings["similarity"][COLUMNS[1]].verdict == "falls"
     assert rulings["change"][COLUMNS[1]].verdict == "falls"
+
+
+def test_images_and_model_from_anywhere(command, tmp_path):
+    """A folder is its data set, and paths given in a shell count from where it is."""
+    (tmp_path / "pictures").mkdir()
+    assert _images("pictures") == f"folder:path={tmp_path / 'pictures'},size=0,channels=3"
+    assert _images("packed:path=a.npz") == f"packed:path={tmp_path / 'a.npz'}"
+    code, _, err = command("p0-table1", "--images", "pictures", "--model", "file:w.safetensors")
+    assert code == 2
+    assert f'"{tmp_path / "pictures"}"' in err or "w.safetensors" in err
