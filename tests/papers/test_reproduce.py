@@ -129,12 +129,15 @@ def test_only_some_rows(command, tmp_path):
 def test_adaptive_attackers_are_planned(command, tmp_path):
     changes = ["correct.recipe[0]={kind='adaptive'}", "correct.threat.passes=40", "data.n=2"]
     sets = [part for change in changes for part in ("--set", change)]
-    code, _, err = command("small.toml", "--only", "noise", "--out", "r", *sets)
+    code, out, err = command("small.toml", "--only", "noise", "--out", "r", *sets)
     assert code == 0, err
+    assert "passes an image and row, on the mean, after a plan of at most " in out
     assert RunFolder(tmp_path / "r" / "correct").resolved()["plans"]
     record = json.loads((tmp_path / "r" / "reproduction.json").read_text())
     assert record["figures"][0]["passes"]["correct"] > 0
     assert record["changes"] == changes[:2]
+    assert record["plans"]["as_published"] == 0
+    assert record["plans"]["correct"] > 0
 
 
 def test_quick_says_that_it_is_no_evidence(command, tmp_path):

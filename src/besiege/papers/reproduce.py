@@ -58,6 +58,7 @@ class Reproduction:
     figures: tuple[Figure, ...]
     claims: tuple[Judged, ...]
     passes: Mapping[str, Mapping[str, float]]  # column -> row -> passes an image
+    plans: Mapping[str, int]  # column -> passes a pilot image that its plans took, the most
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class _Cells:
             own.sort(key=lambda r: int(r["id"]))
             found[record["defense"], record["recipe"]] = (record, own)
         return found
+
+    @cached_property
+    def planning(self) -> int:
+        """Passes a pilot image that the dearest plan took; 0 where nothing was planned."""
+        plans = RunFolder(self.folder).resolved().get("plans", {})
+        return max((int(plan["passes"]) for plan in plans.values()), default=0)
 
     def evidence(self, row: Row) -> Evidence:
         """Of the cell that answers a row."""
@@ -133,6 +140,7 @@ def reproduce(paper: Paper, out: Path, on_event: OnEvent | None = None) -> Repro
         figures=tuple(_figures(paper, values)),
         claims=tuple(_claims(paper, values, prepared.images.shape[1:])),
         passes={w: {row.name: _passes(own, row) for row in paper.rows} for w, own in cells.items()},
+        plans={which: own.planning for which, own in cells.items()},
     )
 
 

@@ -52,10 +52,17 @@ def remarks(found: Reproduction) -> Iterator[tuple[str, list[str]]]:
         yield "left out", [f"{rows} of {len(file.row)} rows, and {absent} claims about them."]
     for which in COLUMNS:
         column = file.column(which)
-        passes = max(found.passes[which].values())
-        cost = [f"At most {passes:,.0f} passes an image and row, on the mean."] if passes else []
-        yield column.heading, [*filter(None, [column.says]), *cost, *column.faults]
+        yield column.heading, [*filter(None, [column.says, _cost(found, which)]), *column.faults]
     yield "published", [file.read, *file.notes]
+
+
+def _cost(found: Reproduction, which: str) -> str:
+    """How many passes a column took; empty where nobody attacked."""
+    passes, plan = max(found.passes[which].values()), found.plans[which]
+    if not passes:
+        return ""
+    planned = f", after a plan of at most {plan:,} passes a pilot image" if plan else ""
+    return f"At most {passes:,.0f} passes an image and row, on the mean{planned}."
 
 
 def heads(found: Reproduction) -> list[str]:
@@ -171,6 +178,7 @@ def as_record(found: Reproduction) -> dict[str, Any]:
         "n": found.n,
         "quick": found.paper.quick,
         "changes": list(found.paper.changes),
+        "plans": dict(found.plans),
         "faults": list(found.paper.file.as_published.faults),
         "figures": [_figure_record(figure, found) for figure in found.figures],
         "claims": [_claim_record(judged) for judged in found.claims],
