@@ -9,6 +9,7 @@ sys.path.insert(0, str(HERE.parent / "tools"))
 
 import catalog_page  # noqa: E402
 import experiment_keys  # noqa: E402
+import paper_files  # noqa: E402
 
 (HERE / "catalog.md").write_text(catalog_page.page(), encoding="utf-8")
 
@@ -25,6 +26,7 @@ copybutton_exclude = ".linenos, .gp"
 myst_enable_extensions = ["substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {
+    "papers": paper_files.papers(),
     "experiment_keys": experiment_keys.keys(),
     "recipe_rules": catalog_page.recipe_rules(),
     "recipe_settings": catalog_page.recipe_settings(),

@@ -24,6 +24,7 @@ from besiege.cli import (
     protect,
     quilt,
     report,
+    reproduce,
     run,
 )
 from besiege.core.errors import BesiegeError
@@ -50,6 +51,7 @@ app.command("doctor")(doctor.doctor)
 app.command("report")(report.report)
 app.command("gate")(gate.gate)
 app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("certify")(certify.certify)
 app.add_typer(quilt.app, name="quilt")
 

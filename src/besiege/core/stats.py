@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
+from scipy.stats import t as student
 
 from besiege.core.errors import BadSetting
 
@@ -15,7 +16,7 @@ Shares = NDArray[np.float64]  # (n,) per example, in [0, 1]
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence limits, all in [0, 1]."""
+    """An estimate and its confidence limits; shares, all in [0, 1], unless said otherwise."""
 
     estimate: float
     low: float
@@ -47,6 +48,19 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
 def share_interval(shares: Shares, confidence: float = 0.95) -> Interval:
     """The mean of per-example shares, with Wilson's interval at n examples."""
     return wilson(float(np.sum(shares)), len(shares), confidence)
+
+
+def mean_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """The mean of n independent values of any size, with Student's interval; endless for n = 1.
+
+    >>> [round(v, 2) for v in mean_interval(np.array([1.0, 2.0, 3.0]))]
+    [2.0, -0.48, 4.48]
+    """
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval(mean, -np.inf, np.inf)
+    half = float(student.ppf(0.5 + confidence / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half)
 
 
 class Median(NamedTuple):
