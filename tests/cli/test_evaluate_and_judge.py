@@ -1,14 +1,12 @@
 """`besiege evaluate` and `besiege judge` on a stranger's files: defense, model and images."""
 
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import besiege
-from besiege.cli.main import main
 from besiege.core.store import RunFolder
 from besiege.report import page
 from besiege.report.tables import summarise
@@ -34,23 +32,6 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run the command line here: its exit code, stdout and stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["besiege", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
-
-
 def digits(n=10):
     """uint8 (n, H, W) and labels."""
     x, y, _ = besiege.load_images("digits").take(range(n))
@@ -71,23 +52,23 @@ FOUR = [word for name in NAMES for word in ("--recipe", name)]
 QUICK = [*FOUR, "--steps", "2", "--set", "judge.draws=3", "--set", "recipe.bpda+eot.draws=2"]
 
 
-def test_a_defense_of_ones_own_against_four_attackers(home, command):
-    code, out, err = command("evaluate", *OURS, "--images", "images", *QUICK, "--save-images")
+def test_a_defense_of_ones_own_against_four_attackers(home, command_line):
+    code, out, err = command_line("evaluate", *OURS, "--images", "images", *QUICK, "--save-images")
     assert code == 0, err
     found = summarise(home / "runs" / "evaluate")
     assert [line.recipe for line in found.lines] == ["none", "oblivious", "bpda", "bpda+eot"]
     assert all(line.n == 10 and line.defense == "make_shaken" for line in found.lines)
     assert "oblivious" in out
     assert len(RunFolder(home / "runs" / "evaluate").kept()) == 40
-    code, out, err = command("judge", "runs/evaluate")
+    code, out, err = command_line("judge", "runs/evaluate")
     assert (code, out.count("30 of 30")) == (0, 4), err
 
 
-def test_nobody_named_it_is_the_attacker_that_adapts(home, command):
+def test_nobody_named_it_is_the_attacker_that_adapts(home, command_line):
     unreadable(home / "images" / "0" / "a.png")  # the first one, on which a plan would be made
     evaluate = ["evaluate", *OURS, "--images", "images", "--n", "5", "--threat", "linf:eps=0.3"]
     evaluate += ["--budget", "90", "--set", "judge.draws=3", "--claim", "0.9", "--out", "run"]
-    code, out, err = command(*evaluate)
+    code, out, err = command_line(*evaluate)
     assert (code, "1 image cannot be scored" in err) == (2, True)
     found = summarise(home / "run")
     assert [(line.recipe, line.n) for line in found.lines] == [("none", 4), ("adaptive", 4)]
@@ -98,21 +79,21 @@ def test_nobody_named_it_is_the_attacker_that_adapts(home, command):
     assert "1 pgd, best surrogates" in out
     assert f"make_shaken: {headline.verdict}: robust accuracy at most" in out
     before = RunFolder(home / "run").rows()
-    assert command(*evaluate)[0] == 2
+    assert command_line(*evaluate)[0] == 2
     assert RunFolder(home / "run").rows() == before
 
 
-def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command):
+def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command_line):
     evaluate = ["evaluate", "--defense", "bits:bits=4", "--model", "digits-cnn", "--data", "digits"]
     evaluate += ["--recipe", "bpda", "--n", "3", "--budget", "1s", "--out", "run"]
-    code, out, err = command(*evaluate)
+    code, out, err = command_line(*evaluate)
     assert code == 0, err
     (budget,) = RunFolder(home / "run").resolved()["budgets"]
     assert budget["minutes"] == pytest.approx(1 / 60)
     assert budget["note"] in " ".join(out.split())
     rows = RunFolder(home / "run").rows()
     assert len(rows) == 6
-    assert command(*evaluate)[0] == 0
+    assert command_line(*evaluate)[0] == 0
     assert RunFolder(home / "run").rows() == rows
     cells = RunFolder(home / "run").resolved()["cells"]
     assert [cell["passes"] for cell in cells] == [budget["passes"]] * 2
@@ -128,8 +109,8 @@ def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command):
         (["--claim", "60"], "claim"),
     ],
 )
-def test_what_no_budget_can_mean_is_refused(home, command, more, says):
-    code, _, err = command("evaluate", *OURS, "--images", "images", *more)
+def test_what_no_budget_can_mean_is_refused(home, command_line, more, says):
+    code, _, err = command_line("evaluate", *OURS, "--images", "images", *more)
     assert (code, says in err) == (2, True), err
 
 
@@ -143,25 +124,25 @@ recipe = [{ kind = "none" }, { kind = "bpda", steps = 1, confirm = 1 }]
 """
 
 
-def test_a_run_is_certified(home, command):
+def test_a_run_is_certified(home, command_line):
     (home / "e.toml").write_text(SMOOTH)
-    code, out, err = command("run", "e.toml", "--out", "run")
+    code, out, err = command_line("run", "e.toml", "--out", "run")
     assert (code, "smooth: unproved" in out) == (0, True), err
     vote = "majority:draws=30,quorum=0.8"
     certify = ["certify", "--model", "digits-cnn", "--vote", vote, "--into", "run"]
     certify += ["--samples", "500", "--select", "10", "--defense"]
-    code, _, err = command(*certify, "noise:scale=0.1")
+    code, _, err = command_line(*certify, "noise:scale=0.1")
     assert (code, "run has no defense of noise:scale=0.1" in err) == (2, True)
-    code, out, err = command(*certify, "noise:scale=0.2")
+    code, out, err = command_line(*certify, "noise:scale=0.2")
     assert (code, "kept: run" in out) == (0, True), err
     (proof,) = RunFolder(home / "run").certificates()
     sure = [a == y and r >= 0.05 for a, y, r in zip(*(proof[k] for k in PROOF), strict=True)]
-    code, out, err = command("report", "run")
+    code, out, err = command_line("report", "run")
     assert f"smooth: certified at l2 0.05: robust accuracy at most {100:.1f} %" in out
     assert f"- {100 * sum(sure) / 20:.1f} % [" in out
     assert "proved right within l2 0.05" in out
     certify[certify.index("run")] = "images"
-    code, _, err = command(*certify, "noise:scale=0.2")
+    code, _, err = command_line(*certify, "noise:scale=0.2")
     assert (code, "images holds no run of an experiment" in err) == (2, True)
 
 
@@ -176,38 +157,38 @@ recipe = [{ kind = "bpda", steps = 1 }]
 """
 
 
-def test_every_image_is_saved_and_the_page_stays_short(home, command, monkeypatch):
+def test_every_image_is_saved_and_the_page_stays_short(home, command_line, monkeypatch):
     (home / "e.toml").write_text(TOML)
-    code, _, err = command("run", "e.toml", "--save-images", "--out", "run")
+    code, _, err = command_line("run", "e.toml", "--save-images", "--out", "run")
     assert code == 0, err
     assert len(RunFolder(home / "run").kept()) == 6
     monkeypatch.setattr(page, "STRIPS", 5)
     chosen = ["--set", "data.n=6", "--steps", "1", "--save-images"]
-    code, _, err = command("attack", *chosen, "--out", "attack")
+    code, _, err = command_line("attack", *chosen, "--out", "attack")
     assert code == 0, err
     assert len(RunFolder(home / "attack").kept()) == 12
     text = (home / "attack" / "report.html").read_text()
     assert text.count('<div class="strip">') == 5
 
 
-def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command):
+def test_own_and_built_in_links_chain_and_recipes_can_be_chosen(home, command_line):
     chain = ["--defense", "bits:bits=4 + own.py:make_shaken", "--model", "digits-cnn"]
     choice = ["--recipe", "none", "--recipe", "bpda", "--n", "3", "--out", "run"]
-    code, _, err = command("evaluate", *chain, "--data", "digits", *choice, "--steps", "1")
+    code, _, err = command_line("evaluate", *chain, "--data", "digits", *choice, "--steps", "1")
     assert code == 0, err
     found = summarise(home / "run")
     assert [(line.recipe, line.n) for line in found.lines] == [("none", 3), ("bpda", 3)]
     assert found.lines[0].defense == "bits:bits=4 + make_shaken"
 
 
-def test_images_are_brought_to_a_size(home, command):
+def test_images_are_brought_to_a_size(home, command_line):
     images, labels = digits(3)
     write(home / "large", images.repeat(2, axis=1).repeat(3, axis=2), labels)
     evaluate = ["evaluate", *OURS, "--images", "large", "--size", "32", "--recipe", "none"]
-    code, _, err = command(*evaluate, "--out", "run")
+    code, _, err = command_line(*evaluate, "--out", "run")
     assert code == 2
     assert "say which by order=text or order=number" in err
-    code, _, err = command(*evaluate, "--order", "number", "--out", "run")
+    code, _, err = command_line(*evaluate, "--order", "number", "--out", "run")
     assert code == 0, err
     run = RunFolder(home / "run")
     assert {parts["clean"].shape for _, _, parts in run.images()} == {(1, 32, 32)}
@@ -226,30 +207,30 @@ def oversized(place):
     ("spoil", "says"),
     [(unreadable, "is not a readable image"), (oversized, "has 9000 x 9000 pixels")],
 )
-def test_a_bad_image_among_many_fails_alone(home, command, spoil, says):
+def test_a_bad_image_among_many_fails_alone(home, command_line, spoil, says):
     spoil(home / "images" / "0" / "bad.png")
     evaluate = ["evaluate", *OURS, "--images", "images", "--n", "0", *QUICK, "--out", "run"]
-    code, out, err = command(*evaluate)
+    code, out, err = command_line(*evaluate)
     assert code == 2
     assert '1 image cannot be scored; all others are written and stay.\n  "' in err
     assert f'images/0/bad.png" {says}' in err
     assert all((line.n, line.expected) == (10, 11) for line in summarise(home / "run").lines)
     assert "10/11" in out
     before = RunFolder(home / "run").rows()
-    assert command(*evaluate)[0] == 2
+    assert command_line(*evaluate)[0] == 2
     assert RunFolder(home / "run").rows() == before
     assert "where images, weights or own files were changed, every row is made anew" in err
     shutil.copy(home / "images" / "0" / "0.png", home / "images" / "0" / "bad.png")
-    assert command(*evaluate)[0] == 0
+    assert command_line(*evaluate)[0] == 0
     assert all((line.n, line.expected) == (11, 11) for line in summarise(home / "run").lines)
     assert len(RunFolder(home / "run").rows()) == len(before) + 44
 
 
-def test_every_bad_image_is_named_also_where_the_right_ones_are_chosen(home, command):
+def test_every_bad_image_is_named_also_where_the_right_ones_are_chosen(home, command_line):
     for i in range(7):
         unreadable(home / "images" / str(i) / "bad.png")
     evaluate = ["evaluate", *OURS, "--images", "images", "--recipe", "none", "--out", "run"]
-    code, _, err = command(*evaluate, "--set", "data.select=correct", "--set", "judge.draws=2")
+    code, _, err = command_line(*evaluate, "--set", "data.select=correct", "--set", "judge.draws=2")
     assert code == 2
     assert "7 images cannot be scored" in err
     assert [f'images/{i}/bad.png" is not' in err for i in range(7)] == 5 * [True] + 2 * [False]
@@ -257,13 +238,13 @@ def test_every_bad_image_is_named_also_where_the_right_ones_are_chosen(home, com
     assert all((line.n, line.expected) == (10, 17) for line in summarise(home / "run").lines)
 
 
-def test_a_label_that_the_model_does_not_have_is_named(home, command):
+def test_a_label_that_the_model_does_not_have_is_named(home, command_line):
     shutil.move(home / "images" / "9", home / "images" / "11")
     images = home / "images"
     names = sorted(p.relative_to(images) for p in images.rglob("*.png"))
     lines = [f"{name},{name.parts[0]}" for name in names]
     (images / "labels.csv").write_text("\n".join(["filename,label", *lines]))
-    code, _, err = command("evaluate", *OURS, "--images", "images", *QUICK, "--out", "run")
+    code, _, err = command_line("evaluate", *OURS, "--images", "images", *QUICK, "--out", "run")
     assert code == 2
     assert "has a label outside 0..9, the classes of the model" in err
     assert "label 11" in err
@@ -277,10 +258,10 @@ def moved(images, by):
     return np.clip(images.astype(int) + by, 0, 255).astype(np.uint8)
 
 
-def test_images_of_others_are_audited_and_judged(home, command):
+def test_images_of_others_are_audited_and_judged(home, command_line):
     images, labels = digits()
     write(home / "adv", moved(images, 8), labels, "bmp")  # the ending may be another
-    code, out, err = command(*JUDGE, "--threat", "linf:eps=8/255", "--out", "run")
+    code, out, err = command_line(*JUDGE, "--threat", "linf:eps=8/255", "--out", "run")
     assert code == 0, err
     assert "linf 0.03137, at most 0.03137" in out
     assert "outside linf 8/255: none" in out
@@ -290,51 +271,51 @@ def test_images_of_others_are_audited_and_judged(home, command):
     assert [line.recipe for line in summarise(home / "run").lines] == ["none", "given"]
 
 
-def test_points_outside_the_threat_are_named_and_judged_clean(home, command):
+def test_points_outside_the_threat_are_named_and_judged_clean(home, command_line):
     images, labels = digits()
     images[7] = moved(images[7], 9)
     write(home / "adv", images, labels)
-    code, out, _ = command(*JUDGE, "--threat", "linf:eps=8/255")
+    code, out, _ = command_line(*JUDGE, "--threat", "linf:eps=8/255")
     assert code == 0
     assert "outside linf 8/255: 1 (" in out
     assert f"adv/{labels[7]}/7.png" in out
     assert "note: point outside the threat: judged at the clean image (1 rows)" in out
 
 
-def test_targets_come_from_the_table(home, command):
+def test_targets_come_from_the_table(home, command_line):
     images, labels = digits()
     write(home / "adv", images, labels)
-    code, _, err = command(*JUDGE, "--targeted")
+    code, _, err = command_line(*JUDGE, "--targeted")
     assert (code, 'column "target" in labels.csv' in err) == (2, True)
     clean = home / "images"
     names = [f"{label}/{i}.png" for i, label in enumerate(labels)]
     lines = [f"{n},{y},{(y + 1) % 10}" for n, y in zip(names, labels, strict=True)]
     (clean / "labels.csv").write_text("\n".join(["filename,label,target", *lines]))
-    code, _, err = command(*JUDGE, "--targeted", "--out", "run")
+    code, _, err = command_line(*JUDGE, "--targeted", "--out", "run")
     assert code == 0, err
     assert all(r["target"] == (r["label"] + 1) % 10 for r in RunFolder(home / "run").rows())
 
 
 @pytest.mark.parametrize(("folder", "other"), [("images", "adv"), ("adv", "images")])
-def test_a_file_without_a_partner_is_named(home, command, folder, other):
+def test_a_file_without_a_partner_is_named(home, command_line, folder, other):
     images, labels = digits()
     write(home / "adv", images, labels)
     lone = home / folder / str(labels[2]) / "lone.png"
     Image.fromarray(images[0]).save(lone)
-    code, out, err = command(*JUDGE)
+    code, out, err = command_line(*JUDGE)
     assert (code, out) == (2, "")
     assert f'"{folder}/{labels[2]}/lone.png" has no partner in "{other}" (1 such)' in err
 
 
-def test_two_files_of_one_name_are_ambiguous(home, command):
+def test_two_files_of_one_name_are_ambiguous(home, command_line):
     images, labels = digits()
     write(home / "adv", images, labels)
     write(home / "adv", images[:1], labels[:1], "bmp")
-    code, _, err = command(*JUDGE)
+    code, _, err = command_line(*JUDGE)
     assert code == 2
     assert f'"adv" holds "{labels[0]}/0.bmp" and "{labels[0]}/0.png"' in err
 
 
-def test_a_comma_in_a_path_is_refused(home, command):
-    code, _, err = command("evaluate", *OURS, "--images", "a,b")
+def test_a_comma_in_a_path_is_refused(home, command_line):
+    code, _, err = command_line("evaluate", *OURS, "--images", "a,b")
     assert (code, "has a comma" in err) == (2, True)

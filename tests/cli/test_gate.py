@@ -1,13 +1,12 @@
 """`besiege gate`: exit codes, the table, JUnit and JSON."""
 
 import json
-import sys
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
 
 from besiege.cli.junit import junit
-from besiege.cli.main import main
 from besiege.core.store import RunFolder
 from besiege.study.gate import Defended, Gate, Judged
 from besiege.study.requirements import Measured, On, Verdict, parse_requirement
@@ -31,21 +30,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def command(home, monkeypatch, capsys):
+def command(home, monkeypatch, command_line):
     """Run `besiege gate` there: its exit code, stdout and stderr."""
     monkeypatch.chdir(home)
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["besiege", "gate", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return partial(command_line, "gate")
 
 
 @pytest.fixture

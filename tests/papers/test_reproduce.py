@@ -1,14 +1,13 @@
 """A stranger's file, run from end to end on digits; measures on evidence made by hand."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from besiege.cli.main import main
 from besiege.cli.reproduce import _images
 from besiege.core.errors import BadSetting
 from besiege.core.store import RunFolder
@@ -61,22 +60,11 @@ def test_a_defense_that_changes_the_shape():
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, command_line):
     """`besiege reproduce` in a folder with a stranger's file: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(SMALL.read_text("utf-8"))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["besiege", "reproduce", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return partial(command_line, "reproduce")
 
 
 def test_from_end_to_end(command, tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +15,9 @@ from torch import Tensor, nn
 
 from besiege.core.errors import BadModel
 from besiege.defenses.network import in_micro_batches
-from besiege.defenses.transform import Follow, Shape, Surrogate, Transform, contents
+from besiege.defenses.transform import Around, Follow, Shape, Surrogate, Transform, contents
 from besiege.models.sources import read_weights, weights_hash
 from besiege.ops.registration import resized
-
-if TYPE_CHECKING:
-    from besiege.core.batch import Draw
-    from besiege.core.key import Key
-    from besiege.models.classifier import Classifier
 
 LEARNED = "learned"  # the name of the surrogate
 FOLLOWS = "follows"  # what a file says of its network
@@ -60,43 +55,21 @@ class Imitator(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Imitation(Transform):
+class Imitation(Around):
     """`link` with one more surrogate, "learned": what `imitate` trained. All else is the link's."""
 
-    link: Transform
     network: Imitator
-
-    @property
-    def name(self) -> str:
-        """The link's own."""
-        return self.link.name
 
     @property
     def digest(self) -> str:
         """Names what the link reads, and the weights of the network."""
         return " + ".join(filter(None, (contents(self.link), weights_hash(self.network))))
 
-    def draw(self, key: Key, shape: Shape) -> Draw:
-        """The link's own."""
-        return self.link.draw(key, shape)
-
-    def forward(self, x: Tensor, draw: Any) -> Tensor:
-        """The link's own."""
-        return self.link.forward(x, draw)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The link's own."""
-        return self.link.out_shape(shape)
-
     @property
     def surrogates(self) -> Mapping[str, Surrogate]:
         """The link's own, then "learned"."""
         stand_in = (Following if self.network.follows else Learned)(self.link, self.network)
         return {**self.link.surrogates, LEARNED: stand_in}
-
-    def beside(self, classifier: Classifier) -> Transform:
-        """Around the link beside it."""
-        return replace(self, link=self.link.beside(classifier))
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,14 +104,10 @@ def surrogate_of(link: Transform, name: str) -> Surrogate:
 
 
 @dataclass(frozen=True, eq=False)
-class Graft(Transform):
-    """The value of `link`, bit for bit, with the gradient of one of its surrogates.
-
-    Athalye et al. 2018 (arXiv:1802.00420), section 4.1. Cost: link and surrogate forward once each.
-    """
+class Around(Transform):
+    """A link of which something is changed; all that a subclass does not say is the link's."""
 
     link: Transform
-    surrogate: str = "best"
 
     @property
     def name(self) -> str:
@@ -121,6 +117,33 @@ class Graft(Transform):
     def draw(self, key: Key, shape: Shape) -> Draw:
         """The link's own draw."""
         return self.link.draw(key, shape)
+
+    def forward(self, x: Tensor, draw: Any) -> Tensor:
+        """The link's own."""
+        return self.link.forward(x, draw)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """The link's own."""
+        return self.link.out_shape(shape)
+
+    @property
+    def surrogates(self) -> Mapping[str, Surrogate]:
+        """The link's own."""
+        return self.link.surrogates
+
+    def beside(self, classifier: Classifier) -> Transform:
+        """Around the link beside it."""
+        return replace(self, link=self.link.beside(classifier))
+
+
+@dataclass(frozen=True, eq=False)
+class Graft(Around):
+    """The value of `link`, bit for bit, with the gradient of one of its surrogates.
+
+    Athalye et al. 2018 (arXiv:1802.00420), section 4.1. Cost: link and surrogate forward once each.
+    """
+
+    surrogate: str = "best"
 
     def forward(self, x: Tensor, draw: Any) -> Tensor:
         """The link's value; the surrogate's gradient."""
@@ -139,55 +162,18 @@ class Graft(Transform):
             )
         return value + (smooth - smooth.detach())
 
-    def out_shape(self, shape: Shape) -> Shape:
-        """The link's own."""
-        return self.link.out_shape(shape)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """The link's own."""
-        return self.link.surrogates
-
-    def beside(self, classifier: Classifier) -> Transform:
-        """Around the link beside it."""
-        return replace(self, link=self.link.beside(classifier))
-
 
 @dataclass(frozen=True, eq=False)
-class Frozen(Transform):
+class Frozen(Around):
     """`link` with one draw per example, kept for every step, draw and restart of an attack.
 
     The draw comes from the key's origin (seed and id), so no fold changes it; the judge's stream is
     another one.
     """
 
-    link: Transform
-
-    @property
-    def name(self) -> str:
-        """The link's own name."""
-        return self.link.name
-
     def draw(self, key: Key, shape: Shape) -> Draw:
         """The same draw for every key with this seed and id."""
         return self.link.draw(key.origin().fold("frozen", self.name), shape)
-
-    def forward(self, x: Tensor, draw: Any) -> Tensor:
-        """The link's own."""
-        return self.link.forward(x, draw)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The link's own."""
-        return self.link.out_shape(shape)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """The link's own."""
-        return self.link.surrogates
-
-    def beside(self, classifier: Classifier) -> Transform:
-        """Around the link beside it."""
-        return replace(self, link=self.link.beside(classifier))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,37 +228,15 @@ class Chain(Transform):
 
 
 @dataclass(frozen=True, eq=False)
-class Named(Transform):
+class Named(Around):
     """`link` under another name, so that one chain can hold it twice."""
 
-    link: Transform
     alias: str
 
     @property
     def name(self) -> str:
         """The alias."""
         return self.alias
-
-    def draw(self, key: Key, shape: Shape) -> Draw:
-        """The link's own."""
-        return self.link.draw(key, shape)
-
-    def forward(self, x: Tensor, draw: Any) -> Tensor:
-        """The link's own."""
-        return self.link.forward(x, draw)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The link's own."""
-        return self.link.out_shape(shape)
-
-    @property
-    def surrogates(self) -> Mapping[str, Surrogate]:
-        """The link's own."""
-        return self.link.surrogates
-
-    def beside(self, classifier: Classifier) -> Transform:
-        """Around the link beside it."""
-        return replace(self, link=self.link.beside(classifier))
 
 
 def contents(link: Transform) -> str:
@@ -282,7 +246,7 @@ def contents(link: Transform) -> str:
     """
     if isinstance(link, Chain):
         return " + ".join(filter(None, map(contents, link.links)))
-    if isinstance(link, Named | Graft | Frozen):
+    if isinstance(link, Around) and not hasattr(link, "digest"):
         return contents(link.link)
     return str(getattr(link, "digest", ""))
 
