@@ -76,6 +76,15 @@ def test_surrogates_are_believed_by_what_they_do():
     assert "best-of-all -" in found.notes[0]
 
 
+def test_stand_ins_that_are_one_are_tried_once():
+    defense = Defense(besiege.parse_chain("bits:bits=5"), NET)
+    found = plan(defense, X, Y, Threat(Linf(0.01)), KEY, budget=300)
+    assert "identity" in found.notes[0]
+    assert "moved" in found.notes[0]
+    assert not any(note.startswith("bits by") for note in found.notes)
+    assert any(note.startswith("classifier alone") for note in found.notes)
+
+
 def test_a_vote_is_asked_one_draw_at_a_time_and_judged_whole():
     chain = besiege.parse_chain("noise:scale=0.2")
     defense = Defense(chain, NET, Majority(16))

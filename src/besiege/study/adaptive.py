@@ -157,8 +157,9 @@ class _Planner:
         self.gains[link] = gains = {name: tested.gain(name) for name in names}
         told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
         self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
-        # Two of one gain to the last digit are one: the identity is straight-through.
-        ranked = list({gains[n]: n for n in reversed(tested.ranking) if n != RANDOM}.values())[::-1]
+        # Two of one gain are one, as the identity and straight-through: that which is named first.
+        once = {f"{gains[n]:.3g}": n for n in reversed(names)}.values()
+        ranked = sorted(once, key=lambda n: -gains[n])
         best = gains[ranked[0]]
         alike = [n for n in names if n in ranked and gains[n] >= ALIKE * best > 0]
         useful = [n for n in ranked if n not in alike and gains[n] > WORTH * max(best, 0)]
