@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from besiege.core.stats import share_interval
+from besiege.core.stats import Interval, share_interval
 from besiege.report.curve import LEVELS, Curve
+from besiege.report.effort import Effort
 from besiege.report.lines import Line
 
 # Colour-blind safe (Okabe and Ito 2008), in an order that keeps neighbours apart.
@@ -111,6 +113,63 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
             frameon=False, fontsize=7.5, loc="lower right" if first.targeted else "upper right"
         )
         return svg(figure)
+
+
+def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
+    """What stands against the passes an image may cost, for attackers of one threat and goal.
+
+    A line each, with its 95 % band: a colour a defense, dashes for its second attacker. Dots at
+    the end: what the judge made of it.
+    """
+    defenses = list(dict.fromkeys(one.defense for one in found))
+    recipes = list(dict.fromkeys(one.recipe for one in found))
+    end = max(one.most for one in found)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.8, 3.2) if wide else (4.4, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for i, one in enumerate(found):
+            colour = COLOURS[defenses.index(one.defense) % len(COLOURS)]
+            style = ("-", "--", ":", "-.")[recipes.index(one.recipe) % 4]
+            name = one.recipe if not wide else one.defense
+            if wide and len(recipes) > 1:
+                name = f"{name}, {one.recipe}"
+            passes = np.append(np.maximum(one.passes, 1), end)
+            shares = 100 * np.array([one.at(p) for p in (*one.passes, end)]).T
+            label = textwrap.fill(name, 30)
+            axes.step(
+                passes, shares[0], style, where="post", color=colour, linewidth=1.8, label=label
+            )
+            axes.fill_between(
+                passes, *shares[1:], step="post", color=colour, alpha=0.12, linewidth=0
+            )
+            _dot(axes, end * 1.12 * 1.09**i, one.judged, colour)
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{p:,.0f}"))
+        axes.set_xlim(_begin(found), end * 1.2 * 1.09 ** len(found))
+        axes.set_xlabel("forward and backward passes an image")
+        axes.set_ylabel("target missed %" if found[0].targeted else "accuracy %")
+        axes.set_ylim(-3, 103)
+        if wide:
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        elif len(found) > 1:
+            axes.legend(frameon=False, fontsize=7.5, loc="lower left")
+        return svg(figure)
+
+
+def _begin(found: Sequence[Effort]) -> float:
+    """Where the passes of a figure begin: some way before anything falls."""
+    firsts = [one.passes[one.passes > 0][0] for one in found if one.most > 0]
+    return max(1.0, 0.6 * min(firsts, default=1.0))
+
+
+def _dot(axes: Any, x: float, share: Interval, colour: str) -> None:
+    """A share with its limits."""
+    middle, low, high = (100 * s for s in share)
+    limits = [[middle - low], [high - middle]]
+    axes.errorbar(
+        x, middle, yerr=limits, fmt="o", color=colour, markersize=4, linewidth=1.2, clip_on=False
+    )
 
 
 def dots(lines: Sequence[Line]) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 from besiege.checks.finding import NOTE, STOP, WARN, Finding
 from besiege.core.stats import Interval
 from besiege.report.curve import Curve, by_threat, spelt_radius, telling
+from besiege.report.effort import MILESTONES, Effort
 from besiege.report.lines import Figures, Line, Worst, touching
 from besiege.report.verdict import BROKEN, CERTIFIED
 
@@ -45,7 +46,9 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
         _findings(console, touching(summary.findings, lines), live)
-        for table in (_scores(lines, live), _searches(lines, live)):
+        cells = {line.cell for line in lines}
+        efforts = [one for one in summary.efforts if one.cell in cells]
+        for table in (_scores(lines, live), _searches(lines, live), _efforts(efforts, live)):
             if table.row_count:
                 console.print(table)
     for curves in by_threat(summary.curves).values():
@@ -154,6 +157,26 @@ def _searches(lines: list[Line], live: bool) -> Table:
                 str(one.broken),
                 f"{one.passes:,.0f}",
             )
+    return table
+
+
+def _efforts(efforts: Sequence[Effort], live: bool) -> Table:
+    """Passes after which so many images stood no more; without rows where no union attacked."""
+    columns = (*MILESTONES, "left % by its claim", "judged % [95 %]")
+    table = _titled("passes an image until broken", ("attacker",), columns, live)
+    before = None
+    for one in efforts:
+        reached = ("never" if p is None else f"{p:,}" for p in one.milestones.values())
+        table.add_row(
+            one.defense if one.defense != before else "",
+            one.recipe,
+            *reached,
+            f"{100 * one.left.estimate:.1f}",
+            _percent(one.judged),
+        )
+        before = one.defense
+    if any(not one.kept for one in efforts):
+        table.caption = "passes were not kept by search: an image counts at its last"
     return table
 
 
