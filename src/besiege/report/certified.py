@@ -78,7 +78,7 @@ def proof_figure(
     stops = np.unique(np.append(proof.answering[proof.right], [0.0, end]))
     silent = np.unique(np.append(proof.radius[proof.right], [0.0, end]))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.8, 3.0), layout="constrained")
+        figure = Figure(figsize=(10.8, 3.3), layout="constrained")
         axes = figure.subplots()
         shares = 100 * np.array([proof.at(r) for r in stops]).T
         axes.step(stops, shares[0], where="pre", color=COLOURS[0], linewidth=1.8, label="proved")
@@ -102,7 +102,6 @@ def proof_figure(
                 linewidth=1.2,
                 label="left by all attackers",
             )
-        axes.set_title(proof.defense, loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel(f"{proof.norm} radius")
         axes.set_ylabel("accuracy %")
         axes.set_xlim(-0.02 * end, end)

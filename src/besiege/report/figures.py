@@ -45,7 +45,7 @@ def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]
         for (line, traces), colour in zip(cells, COLOURS * 4, strict=False):
             _own(axes, line, traces, colour)
             _judged(axes, targeted, traces, colour)
-        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        _title(axes, title)
         axes.set_xlabel("step")
         axes.set_ylabel("attack success %" if targeted else "accuracy %")
         axes.set_ylim(-3, 103)
@@ -104,7 +104,7 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
             axes.fill_between(unit * radii, *edges, color=colour, alpha=0.13, linewidth=0)
             if middle <= reach:
                 axes.plot(unit * middle, shares[-1, 0], "o", color=colour, markersize=4)
-        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        _title(axes, title)
         axes.set_xlabel(f"{first.ball} distance{' in 255ths' if unit > 1 else ''}")
         axes.set_ylabel("attack success %" if first.targeted else "accuracy %")
         axes.set_xlim(0, unit * reach)
@@ -125,7 +125,7 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
     recipes = list(dict.fromkeys(one.recipe for one in found))
     end = max(one.most for one in found)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.8, 3.2) if wide else (4.4, 2.7), layout="constrained")
+        figure = Figure(figsize=(10.8, 3.3) if wide else (4.4, 2.7), layout="constrained")
         axes = figure.subplots()
         for i, one in enumerate(found):
             colour = COLOURS[defenses.index(one.defense) % len(COLOURS)]
@@ -135,7 +135,7 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
                 name = f"{name}, {one.recipe}"
             passes = np.append(np.maximum(one.passes, 1), end)
             shares = 100 * np.array([one.at(p) for p in (*one.passes, end)]).T
-            label = textwrap.fill(name, 30)
+            label = wrapped(name)
             axes.step(
                 passes, shares[0], style, where="post", color=colour, linewidth=1.8, label=label
             )
@@ -143,7 +143,7 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
                 passes, *shares[1:], step="post", color=colour, alpha=0.12, linewidth=0
             )
             _dot(axes, end * 1.12 * 1.09**i, one.judged, colour)
-        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+        _title(axes, title)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{p:,.0f}"))
         axes.set_xlim(_begin(found), end * 1.2 * 1.09 ** len(found))
@@ -199,13 +199,22 @@ def dots(lines: Sequence[Line]) -> str:
                 linewidth=1.2,
                 label=recipe,
             )
-        axes.set_yticks(range(len(defenses)), defenses)
+        axes.set_yticks(range(len(defenses)), [wrapped(name) for name in defenses])
         axes.invert_yaxis()
         axes.set_xlim(-2, 102)
         axes.set_xlabel("accuracy %, 95 % interval")
         axes.grid(axis="x", alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return svg(figure)
+
+
+def wrapped(name: str, width: int = 30) -> str:
+    """A name in lines of so many letters, as chains can be long."""
+    return textwrap.fill(name, width)
+
+
+def _title(axes: Any, title: str) -> None:
+    axes.set_title(wrapped(title, 56), loc="left", fontsize=9, fontweight="bold")
 
 
 def svg(figure: Figure) -> str:

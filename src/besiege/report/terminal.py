@@ -79,11 +79,12 @@ def _headline(console: Console, worst: Worst, live: bool) -> None:
 
 def _plans(console: Console, summary: Figures) -> None:
     """How adaptive attackers came to what they did, of the first few."""
-    for plan in summary.plans[:PLANS]:
+    told = [plan for plan in summary.plans if plan.notes]
+    for plan in told[:PLANS]:
         console.print(Text(f"{plan.title} ({plan.passes:,} passes a pilot image):"))
         for note in plan.notes:
             console.print(Text(f"  - {note}"))
-    if (more := len(summary.plans) - PLANS) > 0:
+    if (more := len(told) - PLANS) > 0:
         console.print(Text(f"{more} more such plans: the page of the run has them"))
 
 
