@@ -199,7 +199,7 @@ def test_it_is_shown_and_handed_out(run):
     summary = summarise(run)
     text = str(summary)
     assert "passes an image until broken" in text
-    assert re.search(r"bare +\| adaptive \| +40 \| +never \| +never \| +25\.0 \|", text)
+    assert re.search(r"bare +\| adaptive \| +40 \| +> 121 \| +> 121 \| +25\.0 \|", text)
     assert "half after 40" in summary._repr_html_()
     page = write_report(run).read_text()
     assert page == write_report(run).read_text()

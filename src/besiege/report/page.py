@@ -141,15 +141,15 @@ def _proofs(summary: Summary, records: list[Mapping[str, Any]]) -> list[dict[str
         }
         shares = [(at[threat], w.accuracy) for threat, w in left.items()]
         clean = [(0.0, w.clean) for w in left.values() if w.clean][:1]
-        near = [
-            curve
-            for curve in summary.curves
+        near = {
+            curve.recipe: curve  # of those of one attacker the one that reaches farthest
+            for curve in sorted(summary.curves, key=lambda curve: curve.eps)
             if (curve.defense, curve.ball, curve.targeted) == (proof.defense, proof.norm, False)
-        ]
+        }
         rows = [
             (threat, proof.at(at[threat]), left[threat].accuracy) for threat in at if threat in left
         ]
-        plot = Markup(proof_figure(proof, dict(clean + shares), near))
+        plot = Markup(proof_figure(proof, dict(clean + shares), [*near.values()]))
         found.append({"proof": proof, "plot": plot, "rows": rows})
     return found
 

@@ -167,7 +167,7 @@ def _efforts(efforts: Sequence[Effort], live: bool) -> Table:
     table = _titled("passes an image until broken", ("attacker",), columns, live)
     before = None
     for one in efforts:
-        reached = ("never" if p is None else f"{p:,}" for p in one.milestones.values())
+        reached = (f"> {one.most:,}" if p is None else f"{p:,}" for p in one.milestones.values())
         table.add_row(
             one.defense if one.defense != before else "",
             one.recipe,
