@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from besiege.core.stats import wilson
 from besiege.core.store import RunFolder
 from besiege.report.effort import as_csv, effort_of
+from besiege.report.figures import by_passes
 from besiege.report.page import write_report
 from besiege.report.tables import summarise
 
@@ -151,7 +152,7 @@ def test_without_passes_by_search_an_image_counts_at_its_last(tmp_path):
     for name, trace in (("old", traces("b", WON, [None] * 4)), ("none", None)):
         cells = [(record("b", "adaptive"), attacked_rows(), trace)]
         (effort,) = summarise(folder_of(tmp_path / name, cells)).efforts
-        assert effort.passes.tolist() == [0, 11, 41, 101, 121]
+        assert effort.passes.tolist() == [0, 11, 41, 101, 121]  # which is where it ends
         assert (4 * effort.standing).tolist() == [4, 3, 2, 1, 1]
         assert not effort.kept
         assert "not kept by search" in str(effort)
@@ -207,11 +208,11 @@ def test_it_is_shown_and_handed_out(run):
     assert page.count("data:text/csv;base64,") == 1
     assert "forward and backward passes an image" in page
     whole = json.loads(json.dumps(summary.record(), allow_nan=False))["efforts"][0]
-    assert whole["passes"] == [0, 10, 11, 12, 14, 16, 40, 41, 50, 60, 100, 101, 120, 121]
+    assert whole["passes"] == [0, 10, 40, 100, 121]
     table = list(csv.DictReader(io.StringIO(as_csv(summary.efforts))))
     assert [float(row["passes"]) for row in table] == whole["passes"]
     assert [float(row["standing"]) for row in table] == whole["standing"]
-    assert [row["judged"] for row in table] == [*[""] * 13, "0.375"]
+    assert [row["judged"] for row in table] == [*[""] * 4, "0.375"]
 
 
 def test_many_lines_are_a_figure_a_defense_and_targets_are_named(tmp_path):
@@ -227,6 +228,19 @@ def test_many_lines_are_a_figure_a_defense_and_targets_are_named(tmp_path):
         assert "target missed %" in page
     assert many.count("forward and backward passes an image") == 9
     assert few.count("forward and backward passes an image") == 1
+
+
+def test_a_curve_of_thousands_of_steps_stays_small(tmp_path):
+    n = 2000
+    spent = np.arange(n) + 5
+    table = rows("b", [[1, 1]] * n, [1.0] * n, spent + 1)
+    trace = traces("b", [[1.0]] * n, [[int(p)] for p in spent])
+    path = folder_of(tmp_path / "run", [(record("b", "adaptive"), table, trace)], ids=range(n))
+    (effort,) = summarise(path).efforts
+    assert len(effort.passes) == n + 2  # from 0, and to where the last was tested again
+    assert effort.after(0.5) == 5 + 999
+    svg = by_passes("", [effort], wide=True)
+    assert len(svg) < 100_000
 
 
 def test_no_union_no_curve(tmp_path):

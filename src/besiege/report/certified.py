@@ -80,9 +80,9 @@ def proof_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.8, 3.3), layout="constrained")
         axes = figure.subplots()
-        shares = 100 * np.array([proof.at(r) for r in stops]).T
-        axes.step(stops, shares[0], where="pre", color=COLOURS[0], linewidth=1.8, label="proved")
-        axes.fill_between(stops, *shares[1:], step="pre", color=COLOURS[0], alpha=0.15, linewidth=0)
+        middle, low, high = 100 * np.array([proof.at(r) for r in stops]).T
+        axes.step(stops, middle, where="pre", color=COLOURS[0], linewidth=1.8, label="proved")
+        axes.fill_between(stops, low, high, step="pre", color=COLOURS[0], alpha=0.15, linewidth=0)
         most = [100 * proof.unless_silent(r).estimate for r in silent]
         label = "proved, if it may abstain"
         axes.step(silent, most, "--", where="pre", color=COLOURS[0], linewidth=1, label=label)

@@ -113,15 +113,18 @@ def effort_of(
     order = np.argsort(passes, axis=None, kind="stable")
     steps = np.unique(np.append(passes, 0))
     total = before.sum() + np.concatenate([[0.0], np.cumsum(change[order])])
-    spent = passes.ravel()[order]
+    left = total[np.searchsorted(passes.ravel()[order], steps, side="right")] / len(own)
+    # The first, the last, and where something falls or rises; sums are no nearer than this.
+    telling = np.abs(np.diff(left, prepend=np.inf)) > 1e-9
+    telling[-1] = True
     return Effort(
         cell=record["cell"],
         defense=record["defense"],
         recipe=record["recipe"],
         threat=record["threat"],
         targeted=targeted,
-        passes=steps.astype(float),
-        standing=(total[np.searchsorted(spent, steps, side="right")] / len(own)).clip(0, 1),
+        passes=steps[telling].astype(float),
+        standing=left[telling].clip(0, 1),
         n=len(own),
         judged=share_interval(_kept(own, targeted)),
         kept=len(searched) > 0 and all(row["id"] in searched for row in own),

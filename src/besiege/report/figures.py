@@ -20,6 +20,7 @@ from besiege.report.lines import Line
 
 # Colour-blind safe (Okabe and Ito 2008), in an order that keeps neighbours apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+STEPS = 400  # of a curve that are drawn, at most
 STYLE: Any = {
     "svg.hashsalt": "besiege",
     "svg.fonttype": "none",
@@ -123,7 +124,7 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
     """
     defenses = list(dict.fromkeys(one.defense for one in found))
     recipes = list(dict.fromkeys(one.recipe for one in found))
-    end = max(one.most for one in found)
+    end = max(1, *(one.most for one in found))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.8, 3.3) if wide else (4.4, 2.7), layout="constrained")
         axes = figure.subplots()
@@ -133,15 +134,12 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
             name = one.recipe if not wide else one.defense
             if wide and len(recipes) > 1:
                 name = f"{name}, {one.recipe}"
-            passes = np.append(np.maximum(one.passes, 1), end)
-            shares = 100 * np.array([one.at(p) for p in (*one.passes, end)]).T
+            passes = _drawn(one, end)
+            middle, low, high = 100 * np.array([one.at(p) for p in passes]).T
+            passes = np.maximum(passes, 1)  # on a scale without 0
             label = wrapped(name)
-            axes.step(
-                passes, shares[0], style, where="post", color=colour, linewidth=1.8, label=label
-            )
-            axes.fill_between(
-                passes, *shares[1:], step="post", color=colour, alpha=0.12, linewidth=0
-            )
+            axes.step(passes, middle, style, where="post", color=colour, linewidth=1.8, label=label)
+            axes.fill_between(passes, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
             _dot(axes, end * 1.12 * 1.09**i, one.judged, colour)
         _title(axes, title)
         axes.set_xscale("log")
@@ -155,6 +153,13 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
         elif len(found) > 1:
             axes.legend(frameon=False, fontsize=7.5, loc="lower left")
         return svg(figure)
+
+
+def _drawn(one: Effort, end: int) -> Any:
+    """Passes at which a curve is drawn: all of its steps, or as many as the eye can tell."""
+    if len(one.passes) <= STEPS:
+        return np.append(one.passes, end)
+    return np.append(0, np.geomspace(max(1, one.passes[1]), end, STEPS))
 
 
 def _begin(found: Sequence[Effort]) -> float:
