@@ -52,9 +52,7 @@ def curves(title: str, cells: Sequence[tuple[Line, Sequence[Mapping[str, Any]]]]
         axes.set_ylim(-3, 103)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(
-                frameon=False, fontsize=7.5, loc="upper left" if targeted else "upper right"
-            )
+            axes.legend(frameon=False, fontsize=7.5, loc="best")
         return svg(figure)
 
 
@@ -110,9 +108,7 @@ def by_radius(title: str, found: Sequence[Curve], reach: float) -> str:
         axes.set_ylabel("attack success %" if first.targeted else "accuracy %")
         axes.set_xlim(0, unit * reach)
         axes.set_ylim(-3, 103)
-        axes.legend(
-            frameon=False, fontsize=7.5, loc="lower right" if first.targeted else "upper right"
-        )
+        axes.legend(frameon=False, fontsize=7.5, loc="best")
         return svg(figure)
 
 
@@ -151,7 +147,7 @@ def by_passes(title: str, found: Sequence[Effort], wide: bool = False) -> str:
         if wide:
             axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         elif len(found) > 1:
-            axes.legend(frameon=False, fontsize=7.5, loc="lower left")
+            axes.legend(frameon=False, fontsize=7.5, loc="best")
         return svg(figure)
 
 
