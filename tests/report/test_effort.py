@@ -230,6 +230,14 @@ def test_many_lines_are_a_figure_a_defense_and_targets_are_named(tmp_path):
     assert few.count("forward and backward passes an image") == 1
 
 
+@pytest.mark.parametrize(("targeted", "left"), [(True, 2), (False, 1)])
+def test_a_wrong_answer_that_is_not_the_target_meets_no_target(targeted, left):
+    table = rows("b", [[2], [2], [1], [0]], [0, 0, 1, 0], [9] * 4, targeted)
+    own = [{k: v[i] for k, v in table.items()} for i in range(3 if targeted else 4)]
+    found = effort_of(record("b", "adaptive", targeted=targeted), own)
+    assert found.judged == wilson(left, len(own))
+
+
 def test_a_curve_of_thousands_of_steps_stays_small(tmp_path):
     n = 2000
     spent = np.arange(n) + 5
