@@ -46,6 +46,7 @@ def shard(cell="a" * 16, ids=(2, 1)):
         "judged_step": [[]] * n,
         "judged": [[]] * n,
         "judged_won": [[]] * n,
+        "passes": [[3, 8]] * n,
     }
     return rows, traces
 
@@ -72,6 +73,20 @@ def test_rows_come_back_in_order_with_their_lists(run):
     assert finished(run, "b" * 16) == set()
     ((cell, image_id, parts),) = run.images()
     assert (cell, image_id, int(parts["label"])) == ("a" * 16, 2, 3)
+
+
+def test_traces_of_before_are_read_beside_new_ones(run):
+    """A folder that was begun without the column of passes, and resumed with it."""
+    run.write_shard(*shard(ids=(1,)), {})
+    old = next((run.path / "traces").glob("*.parquet"))
+    lacking = f"COPY (SELECT * EXCLUDE passes FROM '{old}') TO '{old}' (FORMAT parquet)"
+    duckdb.sql(lacking)
+    assert [t["passes"] for t in run.traces()] == [None]
+    run.write_shard(*shard(ids=(2,)), {})
+    assert [(t["id"], t["passes"]) for t in run.traces()] == [(1, None), (2, [3, 8])]
+    assert run.traces(["b" * 16]) == []
+    assert len(run.traces(["a" * 16])) == 2
+    assert run.rows()[0]["id"] == 1
 
 
 def test_equal_rows_are_equal_bytes(tmp_path):

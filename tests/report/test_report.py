@@ -62,6 +62,7 @@ def traces(cell, n=4):
         "judged_step": [[0, 2]] * n,
         "judged": [[1.0, 0.25]] * n,
         "judged_won": [[0.0, 0.5]] * n,
+        "passes": [[]] * n,
     }
 
 

@@ -266,6 +266,9 @@ def proof(**more):
         "label": [0] * N,
         "answer": [0] * 38 + [-1] * 2,
         "answering": [0.6] * 36 + [0.4] * 4,
+        "radius": [0.8] * N,
+        "samples": 1000,
+        "alpha": 0.001,
         **more,
     }
 

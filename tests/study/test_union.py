@@ -67,6 +67,12 @@ def test_each_gets_what_the_former_left_and_the_cost_is_theirs():
     assert bool((found.by[broken] == 1).all())
     assert found.loss.shape == (8, 3)
     assert bool((found.forwards[~broken] > found.forwards[broken].max()).all())
+    # One forward tells what a first search is worth, two a later one, and one settles it.
+    whole, first = found.forwards + found.backwards, replace(siege, recipe=weak).attack(X, OWN, KEY)
+    assert torch.equal(found.passes[:, 0], first.forwards + first.backwards + 1)
+    assert torch.equal(found.passes[:, 2], whole - 1)
+    assert torch.equal(found.passes[broken, 1], found.passes[broken, 2])
+    assert bool((found.passes[~broken].diff(dim=1) > 0).all())
 
 
 def test_rows_do_not_depend_on_the_batch_nor_on_what_others_have_spent():
@@ -81,7 +87,7 @@ def test_rows_do_not_depend_on_the_batch_nor_on_what_others_have_spent():
     siege = Siege(view, recipe, Threat(Linf(0.04), passes=120), Opponents(micro_batch=4))
     whole, rows = siege.attack(x, label, KEY), torch.tensor([6, 1, 3])
     some = siege.attack(x[rows], label[rows], KEY[rows])
-    for name in ("x", "claim", "by", "forwards", "backwards", "loss", "spent"):
+    for name in ("x", "claim", "by", "forwards", "backwards", "loss", "spent", "passes"):
         one, other = getattr(whole, name)[rows], getattr(some, name)
         assert torch.equal(one.nan_to_num(), other.nan_to_num()), name
 
@@ -142,6 +148,8 @@ def test_an_experiment_names_a_union_and_rows_say_which_found_the_point(tmp_path
     assert [s["name"] for s in cell["recipe_settings"]["union"]] == ["one", "two"]
     flags = {flag for row in RunFolder(out).rows() for flag in row["flags"]}
     assert flags == {"found by: one", "found by: two"}
+    for row, trace in zip(RunFolder(out).rows(), RunFolder(out).traces(), strict=True):
+        assert trace["passes"][1] + 1 == row["forwards"] + row["backwards"]
     bad = {"kind": "union", "union": [{"kind": "bpda", "attack": "pdg"}]}
     with pytest.raises(UnknownName, match="pdg"):
         experiment_from({**SETTINGS, "recipe": [bad]})

@@ -66,6 +66,7 @@ class Found(NamedTuple):
     draws: Tensor | None = None  # (B,) int64 draws a reading, where they were chosen by example
     strayed: Tensor | None = None  # (B,) bool: found outside the threat, and projected onto it
     by: Tensor | None = None  # (B,) int64: of a union of recipes the one that found it, or -1
+    passes: Tensor | None = None  # (B, T) int64: of a union, spent up to the end of each search
 
 
 # A point an example, the share of its draws won and the loss: what is kept of a reading.

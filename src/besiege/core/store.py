@@ -30,38 +30,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from besiege.core.columns import LATER, ROW_COLUMNS, TRACE_COLUMNS
 from besiege.core.errors import BadRun
 from besiege.core.lock import hold
 
-ROW_COLUMNS: Mapping[str, str] = {
-    "cell": "VARCHAR",
-    "id": "BIGINT",
-    "label": "INTEGER",
-    "target": "INTEGER",
-    "predicted": "INTEGER[]",
-    "linf": "DOUBLE",
-    "l2": "DOUBLE",
-    "rms": "DOUBLE",
-    "l1": "DOUBLE",
-    "l0": "DOUBLE",
-    "size": "DOUBLE",
-    "claim": "DOUBLE",
-    "lucky": "BOOLEAN",
-    "point": "VARCHAR",
-    "forwards": "BIGINT",
-    "backwards": "BIGINT",
-    "seconds": "DOUBLE",
-    "flags": "VARCHAR[]",
-}
-TRACE_COLUMNS: Mapping[str, str] = {
-    "cell": "VARCHAR",
-    "id": "BIGINT",
-    "loss": "FLOAT[]",
-    "won": "FLOAT[]",
-    "judged_step": "INTEGER[]",
-    "judged": "FLOAT[]",
-    "judged_won": "FLOAT[]",
-}
 LOCKS = "locks"
 PLANS = "plans"  # what attackers worked out, before the run is begun
 FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
@@ -264,9 +236,12 @@ class RunFolder:
         """All rows by cell and id, one per (cell, id)."""
         return self._read("cells", list(ROW_COLUMNS))
 
-    def traces(self) -> list[dict[str, Any]]:
-        """All traces by cell and id, one per (cell, id)."""
-        return self._read("traces", list(TRACE_COLUMNS))
+    def traces(self, cells: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """All traces by cell and id, one per (cell, id); of some cells only, if they are named.
+
+        "passes" is None where a version of besiege wrote them that did not keep it.
+        """
+        return self._read("traces", list(TRACE_COLUMNS), cells)
 
     def kept(self) -> list[tuple[str, int]]:
         """(cell, id) of the examples whose images were kept."""
@@ -294,13 +269,21 @@ class RunFolder:
     def _shards(self, section: str) -> list[Path]:
         return sorted((self.path / section).glob("*.parquet"))
 
-    def _read(self, section: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    def _read(
+        self, section: str, columns: Sequence[str], cells: Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        later = ", ".join(f"NULL::{t} AS {c}" for c, t in LATER.items() if c in columns)
+        table = f"(FROM {{}} UNION ALL BY NAME SELECT {later} WHERE false)" if later else "{}"
         query = (
-            f"SELECT DISTINCT ON (cell, id) {', '.join(columns)} FROM {{}} "
+            f"SELECT DISTINCT ON (cell, id) {', '.join(columns)} FROM {table} "
             "ORDER BY cell, id, filename"
         )
+        shards = self._shards(section)
+        if cells is not None:
+            wanted = set(cells)
+            shards = [p for p in shards if p.name.partition("-")[0] in wanted]
         with _database() as db:
-            found = _select(db, query, self._shards(section))
+            found = _select(db, query, shards, mixed=bool(later))
         return [dict(zip(columns, row, strict=True)) for row in found]
 
 
@@ -325,14 +308,17 @@ def _stoppable() -> Iterator[None]:
         raise
 
 
-def _select(db: duckdb.DuckDBPyConnection, query: str, shards: list[Path]) -> list[Any]:
+def _select(
+    db: duckdb.DuckDBPyConnection, query: str, shards: list[Path], mixed: bool = False
+) -> list[Any]:
     """The rows of `query` over the shards, which stand for its {}.
 
     All are read at once. Only if that fails is each read alone; those that are no whole Parquet are
     renamed to *.damaged, so that they are made again. Raises BadRun for whole shards: those with
-    other columns are of another version, and memory or disk may be at fault.
+    other columns are of another version, and memory or disk may be at fault. mixed: some may lack
+    columns that others have, which are NULL there.
     """
-    table = "read_parquet($1, filename = true)"
+    table = f"read_parquet($1, filename = true, union_by_name = {str(mixed).lower()})"
 
     def read(places: list[Path]) -> list[Any]:
         names = [[str(p) for p in places]]

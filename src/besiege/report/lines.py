@@ -20,6 +20,7 @@ from besiege.core.stats import (
 )
 from besiege.core.store import FOUND_BY
 from besiege.report.curve import Curve
+from besiege.report.effort import Effort
 from besiege.report.verdict import BROKEN, Evidence, Verdict, verdict_of
 
 
@@ -153,6 +154,11 @@ class Figures(Protocol):
     @property
     def curves(self) -> tuple[Curve, ...]:
         """A curve for each cell whose attack looks for the nearest point."""
+        ...
+
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """Accuracy against passes, for each cell whose attacker is a union."""
         ...
 
     @property

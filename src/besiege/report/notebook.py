@@ -29,7 +29,8 @@ def as_html(summary: Figures) -> str:
         + "</tr>"
         for line in summary.lines
     )
-    near = "".join(f"<p>{escape(str(curve))}</p>" for curve in summary.curves)
+    told = (*summary.efforts, *summary.curves)
+    near = "".join(f"<p>{escape(str(curve))}</p>" for curve in told)
     verdicts = "".join(_verdict(worst) for worst in summary.worst)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f"{table}{_searches(summary)}{near}{verdicts}{_plans(summary)}"

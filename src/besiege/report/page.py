@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -13,13 +14,17 @@ from markupsafe import Markup
 from besiege.checks.finding import NOTE
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
+from besiege.report.certified import proof_figure
 from besiege.report.curve import Curve, by_threat, reach, spelt_radius, telling
-from besiege.report.figures import by_radius, curves, dots
+from besiege.report.effort import MILESTONES, Effort, as_csv, by_goal
+from besiege.report.figures import COLOURS, by_passes, by_radius, curves, dots
 from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
+from besiege.report.proofs import radii
 from besiege.report.tables import Summary, summarise
 from besiege.report.verdict import WORDS
 
+Shown = TypeVar("Shown", Curve, Effort)
 STRIPS = 60  # the most image strips on a page
 
 
@@ -45,6 +50,10 @@ def write_report(folder: Path) -> Path:
         words=WORDS,
         grids=_grids(summary),
         nearest=_nearest(summary),
+        efforts=_efforts(summary),
+        efforts_csv=_inline(as_csv(summary.efforts)),
+        milestones=MILESTONES,
+        proofs=_proofs(summary, resolved["cells"]),
         panels=_panels(summary, run, frozenset(resolved["ids"])),
         strips=_strips(resolved, run),
         settings=json.dumps(resolved.get("experiment", {}), indent=2),
@@ -105,8 +114,53 @@ def _nearest(summary: Summary) -> list[dict[str, Any]]:
     ]
 
 
-def _by_name(found: list[Curve]) -> dict[str, list[Curve]]:
-    table: dict[str, list[Curve]] = {}
+def _efforts(summary: Summary) -> list[dict[str, Any]]:
+    """Of each threat and goal: one plot, or one a defense where lines would be too many."""
+    found = []
+    for (threat, goal), group in by_goal(summary.efforts).items():
+        whole = len(group) <= len(COLOURS)
+        plots = (
+            [by_passes("", group, wide=True)]
+            if whole
+            else [by_passes(defense, own) for defense, own in _by_name(group).items()]
+        )
+        title = f"Accuracy against passes, {threat}, {goal}"
+        found.append({"title": title, "rows": group, "plots": [*map(Markup, plots)], "wide": whole})
+    return found
+
+
+def _proofs(summary: Summary, records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each certificate: its curve, and what is proved and left at the radii of the run."""
+    found = []
+    for proof in summary.proofs:
+        at = radii(proof, records)
+        left = {
+            w.threat: w
+            for w in summary.worst
+            if w.defense == proof.defense and w.threat in at and not w.targeted
+        }
+        shares = [(at[threat], w.accuracy) for threat, w in left.items()]
+        clean = [(0.0, w.clean) for w in left.values() if w.clean][:1]
+        near = {
+            curve.recipe: curve  # of those of one attacker the one that reaches farthest
+            for curve in sorted(summary.curves, key=lambda curve: curve.eps)
+            if (curve.defense, curve.ball, curve.targeted) == (proof.defense, proof.norm, False)
+        }
+        rows = [
+            (threat, proof.at(at[threat]), left[threat].accuracy) for threat in at if threat in left
+        ]
+        plot = Markup(proof_figure(proof, dict(clean + shares), [*near.values()]))
+        found.append({"proof": proof, "plot": plot, "rows": rows})
+    return found
+
+
+def _inline(text: str) -> str:
+    """A text file as a data URI."""
+    return f"data:text/csv;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _by_name(found: Sequence[Shown]) -> dict[str, list[Shown]]:
+    table: dict[str, list[Shown]] = {}
     for curve in found:
         table.setdefault(curve.defense, []).append(curve)
     return table

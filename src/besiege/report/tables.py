@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 
 from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
-from besiege.core.stats import Interval, share_interval
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
+from besiege.report.effort import Effort, efforts_of, united
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
+from besiege.report.proofs import Proof, proofs_of, proved
 from besiege.report.terminal import as_text
 
 
@@ -32,6 +33,8 @@ class Summary:
     notes: tuple[str, ...]  # what else is in the folder
     findings: tuple[Finding, ...] = ()  # of checks, gravest first
     plans: tuple[PlanNotes, ...] = ()  # how adaptive attackers came to theirs
+    efforts: tuple[Effort, ...] = ()  # accuracy against passes, of attackers of several searches
+    proofs: tuple[Proof, ...] = ()  # radii that were certified
 
     def __str__(self) -> str:
         return as_text(self)
@@ -77,38 +80,19 @@ def summarise(path: Path) -> Summary:
     curves = tuple(curves_of(resolved["cells"], by_cell))
     findings = tuple(map(from_record, folder.findings()))
     records = {r["cell"]: r for r in resolved["cells"]}
-    proved = _proved(folder.certificates(), resolved)
-    context = Context(records, findings, _claims(resolved), proved)
+    proofs = tuple(proofs_of(folder.certificates(), resolved))
+    context = Context(records, findings, _claims(resolved), proved(proofs, resolved["cells"]))
     worst = tuple(worsts_of(lines, by_cell, context))
     plans = tuple(_plans(resolved))
-    return Summary(name, lines, worst, curves, waiting, notes, findings, plans)
+    traces = folder.traces(united(resolved["cells"]))
+    efforts = tuple(efforts_of(resolved["cells"], by_cell, traces))
+    return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
     """Robust accuracy that the experiment says is claimed, by defense."""
     tables = resolved.get("experiment", {}).get("defense", ())
     return {t["name"]: t["claim"] for t in tables if t.get("claim") is not None}
-
-
-def _proved(
-    certificates: Sequence[Mapping[str, Any]], resolved: Mapping[str, Any]
-) -> dict[tuple[str, str], tuple[Interval, str]]:
-    """Share of images proved right within the radius of a threat, by defense and threat.
-
-    Only where the norms are the same, and images, weights and seed still are, as one of the cells
-    that there were says. An abstention is not right, so the smaller radius counts.
-    """
-    found, cells = {}, {record["cell"] for record in resolved["cells"]}
-    for proof in certificates:
-        if proof["ids"] != resolved["ids"] or not cells & set(proof["cells"]):
-            continue
-        right = np.asarray(proof["answer"]) == np.asarray(proof["label"])
-        for record in resolved["cells"]:
-            if record["defense"] == proof["defense"] and record["ball"] == proof["norm"]:
-                sure = right & (np.asarray(proof["answering"]) >= record["eps"])
-                threat = record["threat"]
-                found[record["defense"], threat] = share_interval(sure.astype(float)), threat
-    return found
 
 
 def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from besiege.checks.finding import NOTE, STOP, WARN, Finding
 from besiege.core.stats import Interval
 from besiege.report.curve import Curve, by_threat, spelt_radius, telling
+from besiege.report.effort import MILESTONES, Effort
 from besiege.report.lines import Figures, Line, Worst, touching
 from besiege.report.verdict import BROKEN, CERTIFIED
 
@@ -45,7 +46,9 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
         _findings(console, touching(summary.findings, lines), live)
-        for table in (_scores(lines, live), _searches(lines, live)):
+        cells = {line.cell for line in lines}
+        efforts = [one for one in summary.efforts if one.cell in cells]
+        for table in (_scores(lines, live), _searches(lines, live), _efforts(efforts, live)):
             if table.row_count:
                 console.print(table)
     for curves in by_threat(summary.curves).values():
@@ -76,11 +79,12 @@ def _headline(console: Console, worst: Worst, live: bool) -> None:
 
 def _plans(console: Console, summary: Figures) -> None:
     """How adaptive attackers came to what they did, of the first few."""
-    for plan in summary.plans[:PLANS]:
+    told = [plan for plan in summary.plans if plan.notes]
+    for plan in told[:PLANS]:
         console.print(Text(f"{plan.title} ({plan.passes:,} passes a pilot image):"))
         for note in plan.notes:
             console.print(Text(f"  - {note}"))
-    if (more := len(summary.plans) - PLANS) > 0:
+    if (more := len(told) - PLANS) > 0:
         console.print(Text(f"{more} more such plans: the page of the run has them"))
 
 
@@ -154,6 +158,26 @@ def _searches(lines: list[Line], live: bool) -> Table:
                 str(one.broken),
                 f"{one.passes:,.0f}",
             )
+    return table
+
+
+def _efforts(efforts: Sequence[Effort], live: bool) -> Table:
+    """Passes after which so many images stood no more; without rows where no union attacked."""
+    columns = (*MILESTONES, "left % by its claim", "judged % [95 %]")
+    table = _titled("passes an image until broken", ("attacker",), columns, live)
+    before = None
+    for one in efforts:
+        reached = (f"> {one.most:,}" if p is None else f"{p:,}" for p in one.milestones.values())
+        table.add_row(
+            one.defense if one.defense != before else "",
+            one.recipe,
+            *reached,
+            f"{100 * one.left.estimate:.1f}",
+            _percent(one.judged),
+        )
+        before = one.defense
+    if any(not one.kept for one in efforts):
+        table.caption = "passes were not kept by search: an image counts at its last"
     return table
 
 

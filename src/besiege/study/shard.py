@@ -207,9 +207,11 @@ def _rows(
 
 def _traces(cell: str, examples: Examples, found: Found, curve: _Curve) -> dict[str, Any]:
     n = len(examples.ids)
+    silent: list[list[int]] = [[] for _ in range(n)]
     return {
         "cell": [cell] * n,
         "id": np.asarray(examples.ids, dtype=np.int64),
+        "passes": silent if found.passes is None else found.passes.cpu().tolist(),
         "loss": found.loss.cpu().tolist(),
         "won": found.won.cpu().tolist(),
         **curve.columns(),

@@ -40,6 +40,7 @@ class _Union:
         self.spent, self.strayed = none.bool(), none.bool()
         self.loss = x0.new_full((n, turns), torch.nan)  # of the best point after each turn
         self.won = self.loss.clone()
+        self.passes = none.new_zeros(n, turns)  # up to the end of each turn
 
     def allowances(self, limit: int | None) -> list[tuple[int | None, Tensor]]:
         """Passes that an example may still spend, and the examples with so many.
@@ -88,6 +89,7 @@ class _Union:
             spent=self.spent,
             strayed=self.strayed,
             by=self.by,
+            passes=self.passes,
         )
 
 
@@ -99,7 +101,7 @@ def one_after_another(
     A later one gets the examples whose best point does not yet meet the goal on all draws of
     `fresh`, and what they have left of `limit` passes. Points of different turns are compared on
     draws of their own, and what is claimed in the end is of others again. The trace has a figure a
-    turn.
+    turn, and the passes of each example up to its end.
     Cost: the searches', and `fresh` once for the first, twice for each other, and once in the end.
     """
     union = _Union(x0, goal, key, len(turns))
@@ -108,4 +110,5 @@ def one_after_another(
             former = union.x[left] if number else None
             found = turn(passes).attack(x0[left], goal[left], key[left], former=former)
             union.add(number, left, found, fresh)
+        union.passes[:, number] = union.forwards + union.backwards
     return union.settled(fresh)
