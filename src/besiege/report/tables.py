@@ -18,6 +18,7 @@ from besiege.report.curve import Curve, curves_of
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
 from besiege.report.terminal import as_text
+from besiege.study.certified import standing
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,11 @@ def _proved(
 ) -> dict[tuple[str, str], tuple[Interval, str]]:
     """Share of images proved right within the radius of a threat, by defense and threat.
 
-    Only where the norms are the same, and images, weights and seed still are, as one of the cells
-    that there were says. An abstention is not right, so the smaller radius counts.
+    Only where the norms are the same, and images, weights and seed still are. An abstention is not
+    right, so the smaller radius counts.
     """
-    found, cells = {}, {record["cell"] for record in resolved["cells"]}
-    for proof in certificates:
-        if proof["ids"] != resolved["ids"] or not cells & set(proof["cells"]):
-            continue
+    found = {}
+    for proof in standing(certificates, resolved):
         right = np.asarray(proof["answer"]) == np.asarray(proof["label"])
         for record in resolved["cells"]:
             if record["defense"] == proof["defense"] and record["ball"] == proof["norm"]:
