@@ -202,6 +202,15 @@ def test_notes_on_the_whole_run():
     assert 39 in numbers
 
 
+def test_too_few_images_are_told_once():
+    few, fewer = cell({"recipe": "a"}, UP[:20]), cell({"recipe": "b"}, DOWN)
+    many = cell({"recipe": "c"}, UP * 10)
+    found = [f for f in examine([few, fewer, many]) if f.number == 40]
+    assert [f.cells for f in found] == [(few.hash, fewer.hash)]
+    assert "40 images give 50.0 %" in found[0].what
+    assert 40 not in {f.number for f in examine([many])}
+
+
 @pytest.mark.parametrize(
     ("tuned", "right", "says"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 
 from besiege.checks.finding import NOTE, Array, Symptom, percent, points, where
 from besiege.core.comparisons import paired
+from besiege.core.stats import mean_interval
 
 FLIPS, MANY = 0.02, 10
 COST = 0.03
@@ -54,15 +55,15 @@ def one_draw_flips(e: Answers) -> Symptom | None:
     """Would the verdict of one draw differ from that of many?
 
     Figure: the probability that one draw disagrees with the majority, mean over examples.
-    Threshold: 2 %. Asked where 2 to 9 draws were judged: of 10 or more the mean is the score, and
-    no figure rests on one draw.
+    Threshold: the lower limit of its 95 % interval (Student) is above 2 %. Asked where 2 to 9 draws
+    were judged: of 10 or more the mean is the score, and no figure rests on one draw.
     """
     k = e.right.shape[1]
     if not 2 <= k < MANY:
         return None
     p = e.right.mean(1)
     flips = np.minimum(p, 1 - p)
-    if flips.mean() <= FLIPS:
+    if mean_interval(flips).low <= FLIPS:
         return None
     return Symptom(
         flips.mean(),

@@ -18,7 +18,7 @@ from besiege.checks.catalog import CHECKS
 from besiege.checks.gradients import Ranks
 from besiege.checks.optimisation import Radii
 from besiege.checks.protocol import Certified, Clean, Saved, Scores, Tuned
-from besiege.checks.randomness import Luck, Luckiest, Split
+from besiege.checks.randomness import Answers, Luck, Luckiest, Split
 from besiege.core.key import Key
 from besiege.core.stats import Interval, wilson
 
@@ -114,6 +114,16 @@ def _radii(
 
 
 # Randomness
+
+
+def _flips(n: int, torn: float, sure: float) -> Callable[[Key], Iterator[Answers]]:
+    """Four draws of n images; so many of them are right on a share `sure` of draws, others on all."""
+
+    def draw(key: Key) -> Iterator[Answers]:
+        chances = np.where(_happens(key, "torn", torn, n), sure, 1.0)
+        yield from map(Answers, _happens(key, "right", chances, n, 4))
+
+    return draw
 
 
 def _known(share: float, fresh: float) -> Callable[[Key], Iterator[Luck]]:
@@ -239,6 +249,9 @@ CASES: tuple[Case, ...] = (
     Case(14, "10 radii, random defense", False, _radii(10, random=True)),
     Case(14, "5 radii, 40 % of the lost regained", True, _radii(5, 0.4)),
     Case(14, "the same, random defense", True, _radii(5, 0.4, random=True)),
+    Case(29, "4 draws, a tenth right on 90 %", False, _flips(2 * DOCTOR, 0.1, 0.9)),
+    Case(29, "4 draws, all right on 98 %", False, _flips(2 * DOCTOR, 1.0, 0.98)),
+    Case(29, "4 draws, a third a coin", True, _flips(2 * DOCTOR, 1 / 3, 0.5)),
     Case(30, "as right on the known draw, 16 images", False, _known(0.6, 0.6)),
     Case(30, "30 % on the known draw, 80 % on others", True, _known(0.3, 0.8)),
     Case(31, "both ways alike", False, _split(0.0)),
@@ -258,8 +271,13 @@ CASES: tuple[Case, ...] = (
     Case(44, "5 % of the certificates wrong", True, _certified(0.05)),
     Case(45, "100 images, no effect", False, _tuned(RUN, 0.0)),
     Case(45, "32 images, no effect", False, _tuned(2 * DOCTOR, 0.0)),
-    Case(45, "best of 7 equal ways", True, _best_of_seven),
     Case(45, "all pilots broken by the tuning", True, _tuned(RUN, 1.0)),
     Case(46, "1 % of answers change, 16 images", False, _saved(0.01)),
     Case(46, "25 % of answers change", True, _saved(0.25)),
+)
+
+BLIND: tuple[Case, ...] = (  # faults that so few images do not show, whatever the threshold
+    Case(38, "costs 15 %, 16 images", True, _clean(DOCTOR, 0.15)),
+    Case(45, "best of 7 equal ways", True, _best_of_seven),
+    Case(46, "5 % of answers change, 16 images", True, _saved(0.05)),
 )

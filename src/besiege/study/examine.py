@@ -29,6 +29,8 @@ from besiege.checks.protocol import (
 from besiege.checks.randomness import Answers, Control, Luckiest, Silence, Split
 from besiege.core.entry import parse_spec
 from besiege.core.errors import BadRun
+from besiege.core.power import images_lacking
+from besiege.core.stats import share_interval
 from besiege.core.store import RunFolder
 from besiege.study.certified import standing
 from besiege.study.evidence import Cell, cells_of, common
@@ -111,6 +113,7 @@ def _exhibits(
         yield from _alone(cell)
         tuned = np.isin(cell.ids, pilots.get(cell.hash, ()))
         yield 45, Tuned(cell.right[tuned], cell.right[~tuned]), cell.title, [cell]
+    yield from _few(cells)
     for proof in proofs:
         yield from _proved(cells, proof)
     groups: dict[tuple[Any, ...], list[Cell]] = {}
@@ -130,7 +133,6 @@ def _alone(cell: Cell) -> Iterator[Exhibit]:
     about, own, settings = cell.title, [cell], cell.settings
     yield 35, Silence(cell.right, cell.silent), about, own
     yield 29, Answers(cell.hits, cell.ids), about, own
-    yield 40, Scores(cell.right), about, own
     refused = np.array([any(f.startswith(REFUSED) for f in row["flags"]) for row in cell.rows])
     eps = float(cell.record.get("eps", np.inf))
     norm = cell.record["ball"]
@@ -151,6 +153,14 @@ def _alone(cell: Cell) -> Iterator[Exhibit]:
         yield 42, Budget(size[standing] / eps, cell.ids[standing]), about, own
     if searched:
         yield from _traced(cell, standing)
+
+
+def _few(cells: Sequence[Cell]) -> Iterator[Exhibit]:
+    """The figure that is known least, for all that are not known well enough (40)."""
+    known = {cell.hash: share_interval(cell.right) for cell in cells}
+    widest = max(cells, key=lambda c: known[c.hash].high - known[c.hash].low)
+    few = [cell for cell in cells if images_lacking(known[cell.hash])]
+    yield 40, Scores(widest.right), widest.title, few
 
 
 def _proved(cells: Sequence[Cell], proof: Mapping[str, Any]) -> Iterator[Exhibit]:
