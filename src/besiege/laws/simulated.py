@@ -117,7 +117,7 @@ def _radii(
 
 
 def _flips(n: int, torn: float, sure: float) -> Callable[[Key], Iterator[Answers]]:
-    """Four draws of n images; so many of them are right on a share `sure` of draws, others on all."""
+    """Four draws of n images: of so many a share `sure` is right, of the others all."""
 
     def draw(key: Key) -> Iterator[Answers]:
         chances = np.where(_happens(key, "torn", torn, n), sure, 1.0)
