@@ -228,6 +228,31 @@ def test_tuning_is_told_where_it_shows(tuned, right, says):
     assert all(says in f.what.replace("16.7 %", "17 %") for f in found)
 
 
+@pytest.mark.parametrize(
+    ("plan", "passes", "pilots"),
+    [
+        ({"defense": "own", "threat": "linf 0.2", "targeted": False}, None, 16),
+        ({}, 1500, 10),  # as older folders have it; a plan for fewer passes
+        ({"targeted": True}, None, 0),
+    ],
+)
+def test_a_plan_says_on_which_images_it_was_tried(run, tmp_path, plan, passes, pilots):
+    folder = RunFolder(run)
+    resolved = folder.resolved()
+    record = resolved["cells"][1]
+    resolved["cells"] = [{**record, "passes": passes}]
+    resolved["plans"] = {"asked": {"recipe": {"name": record["recipe"]}, **plan}}
+    rows = [r for r in folder.rows() if r["cell"] == record["cell"]]
+    for i, row in enumerate(rows):
+        row["predicted"] = [row["label"] + (i < 10)]
+    with RunFolder.open(tmp_path / "run") as other:
+        other.write_experiment("", resolved, folder.environment())
+        other.write_shard({k: [r[k] for r in rows] for k in rows[0]}, None, {})
+    found = [f.what for f in examine_run(tmp_path / "run") if f.number == 45]
+    assert len(found) == (pilots > 0)
+    assert all(f"on the {pilots} images" in what for what in found)
+
+
 def test_best_of_k_is_told_of_the_strongest_attacker_and_beside_the_control():
     def drawn(recipe, wrong, **settings):
         rows = [[1] * wrong + [0] * (20 - wrong)] * 40

@@ -39,7 +39,6 @@ def certify(
     figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
 ) -> None:
     """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
-    from besiege.checks.finding import STOP
     from besiege.cli.progress import Display
     from besiege.core.errors import BadSetting
     from besiege.core.key import Key
@@ -49,7 +48,6 @@ def certify(
     from besiege.models.catalog import load_model
     from besiege.study.certified import certifiable, keep_certificates
     from besiege.study.certify import certify as certify_images
-    from besiege.study.examine import examine_run
     from besiege.study.judge import check_images
 
     if figure is not None and figure.suffix.lower() != ".svg":
@@ -76,10 +74,18 @@ def certify(
     _show(found, y, radius, defense, figure)
     if run and into:
         keep_certificates(into, run, y, found)
-        for finding in examine_run(into):  # attacks that the folder holds may refute them
-            if finding.level == STOP:
-                print(finding)
+        _refuted(into)
         print(f"kept: {into}; `besiege report {into}` has the verdict")
+
+
+def _refuted(run: Path) -> None:
+    """Ask the checks again, and say what stops: attacks that the folder holds may refute radii."""
+    from besiege.checks.finding import STOP
+    from besiege.study.examine import examine_run
+
+    for finding in examine_run(run):
+        if finding.level == STOP:
+            print(finding)
 
 
 def _some(count: int, n: int, seed: int) -> list[int]:

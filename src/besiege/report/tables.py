@@ -18,7 +18,6 @@ from besiege.report.curve import Curve, curves_of
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
 from besiege.report.terminal import as_text
-from besiege.study.certified import standing
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def summarise(path: Path) -> Summary:
     curves = tuple(curves_of(resolved["cells"], by_cell))
     findings = tuple(map(from_record, folder.findings()))
     records = {r["cell"]: r for r in resolved["cells"]}
-    proved = _proved(folder.certificates(), resolved)
+    proved = _proved(folder.standing(), resolved)
     context = Context(records, findings, _claims(resolved), proved)
     worst = tuple(worsts_of(lines, by_cell, context))
     plans = tuple(_plans(resolved))
@@ -96,11 +95,10 @@ def _proved(
 ) -> dict[tuple[str, str], tuple[Interval, str]]:
     """Share of images proved right within the radius of a threat, by defense and threat.
 
-    Only where the norms are the same, and images, weights and seed still are. An abstention is not
-    right, so the smaller radius counts.
+    Only where the norms are the same. An abstention is not right, so the smaller radius counts.
     """
     found = {}
-    for proof in standing(certificates, resolved):
+    for proof in certificates:
         right = np.asarray(proof["answer"]) == np.asarray(proof["label"])
         for record in resolved["cells"]:
             if record["defense"] == proof["defense"] and record["ball"] == proof["norm"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,6 @@ def certifiable(path: Path, chain: str, vote: str, model: str) -> dict[str, Any]
             return {**resolved, "defense": name}
     there = "; ".join(f"{c}, {v}, {m or own}" for c, v, m in table.values())
     raise BadSetting(f"{path} has no defense of {', '.join(wanted)}: it has {there}.")
-
-
-def standing(
-    certificates: Iterable[Mapping[str, Any]], resolved: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
-    """The certificates of a run folder that are of its images, weights and seed as they are now, as
-    one of the cells that there were then says."""
-    cells = {record["cell"] for record in resolved["cells"]}
-    for proof in certificates:
-        if proof["ids"] == resolved["ids"] and cells & set(proof["cells"]):
-            yield proof
 
 
 def keep_certificates(

@@ -32,7 +32,6 @@ from besiege.core.errors import BadRun
 from besiege.core.power import images_lacking
 from besiege.core.stats import share_interval
 from besiege.core.store import RunFolder
-from besiege.study.certified import standing
 from besiege.study.evidence import Cell, cells_of, common
 
 # Number of a check, its evidence, what it is about, and the cells whose figures it touches.
@@ -57,8 +56,8 @@ def examine_run(path: Path) -> list[Finding]:
     experiment = resolved.get("experiment", {})
     data = experiment.get("data", {})
     pilots = dict(_pilots(cells, resolved))
-    proofs = list(standing(folder.certificates(), resolved))
-    found = examine(cells, select=data.get("select", "all"), pilots=pilots, proofs=proofs)
+    chosen = data.get("select", "all")
+    found = examine(cells, select=chosen, pilots=pilots, proofs=folder.standing())
     folder.write_findings([finding.record() for finding in found])
     return found
 
