@@ -206,6 +206,7 @@ def test_every_check_has_a_case_and_its_page():
     for check in CHECKS.values():
         doc = check.function.__doc__ or ""
         assert "Figure:" in doc, check.name
+        assert "To do" not in doc, "advice.py has it"
         assert "Threshold" in doc or "noted" in doc, check.name
         assert bool(check.gathered) != bool(check.missing), check.name
 
