@@ -104,7 +104,7 @@ def paired(first: Shares, second: Shares, confidence: float = 0.95) -> Interval:
     Coverage and errors beside those of Agresti and Min 2005: docs/checks.md.
 
     >>> print(paired(np.ones(8), np.zeros(8)))
-    100.0 % [52.0, 100.0]
+    100.0 % [42.8, 100.0]
     """
     d = np.asarray(first, float) - np.asarray(second, float)
     if d.ndim != 1 or len(d) == 0:
@@ -119,7 +119,7 @@ def unpaired(first: Shares, second: Shares, confidence: float = 0.95) -> Interva
     of several draws vary less than single answers do, so it is then wider than need be.
 
     >>> print(unpaired(np.ones(40), np.zeros(16)))
-    100.0 % [81.9, 100.0]
+    100.0 % [80.5, 100.0]
     """
     means, variance = list[float](), 0.0
     for shares in (first, second):

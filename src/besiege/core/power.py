@@ -41,7 +41,7 @@ def images_lacking(interval: Interval, half_width: float = HALF_WIDTH) -> int:
     At the estimate itself as many as `images_for` says are too few half the time.
 
     >>> images_lacking(Interval(0.0, 0.0, 0.07)), images_lacking(Interval(0.3, 0.19, 0.44))
-    (0, 376)
+    (0, 375)
     """
     if (interval.high - interval.low) / 2 <= half_width:
         return 0
