@@ -1,8 +1,9 @@
-"""The docs page on checks, written from their docstrings: python tools/checks_page.py"""
+"""The docs page on checks, written from their docstrings and advice: python tools/checks_page.py"""
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from pathlib import Path
 
 from besiege.checks.catalog import CHECKS
@@ -11,6 +12,7 @@ from besiege.checks.finding import Check
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "checks.md"
 MARK = "<!-- From here on written by tools/checks_page.py -->\n"
+WIDTH = 100
 WHO = {"run": "`besiege check`", "doctor": "`besiege doctor`"}
 
 
@@ -26,13 +28,14 @@ def page() -> str:
 
 
 def _section(check: Check) -> str:
-    """Heading, level, who gathers, and what its function says."""
+    """Heading, level, who gathers, what its function says, and what to do."""
     by = " and ".join(WHO[who] for who in check.gathered)
     asked = f"Asked by {by}." if by else f"Evidence not yet gathered: {check.missing}."
     told = inspect.cleandoc(check.function.__doc__ or "")
+    to_do = textwrap.fill(f"To do: {check.to_do[0].lower()}{check.to_do[1:]}", WIDTH)
     return (
         f"\n### {check.number}. {check.name[0].upper()}{check.name[1:]}\n\n"
-        f"**{check.level}.** {asked} Source: {check.source}.\n\n{told}\n"
+        f"**{check.level}.** {asked} Source: {check.source}.\n\n{told}\n\n{to_do}\n"
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from besiege.checks.catalog import CHECKS
-from besiege.checks.finding import NOTE, STOP, WARN, from_record, paired
+from besiege.checks.finding import NOTE, STOP, WARN, from_record
 from besiege.checks.gradients import (
     Agreement,
     Differences,
@@ -60,6 +60,7 @@ from besiege.checks.randomness import (
     Unkeyed,
     best_of,
 )
+from besiege.core.comparisons import paired
 from besiege.core.power import images_for
 from besiege.core.stats import wilson
 
@@ -75,6 +76,13 @@ def share(p):
     return (np.arange(N) < round(p * N)).astype(float)
 
 
+def proved(size, predicted, answer=0):
+    """An image in 20, judged at this size where 1 is certified; the others are left alone."""
+    rows = np.array([predicted] + [[answer] * len(predicted)] * 19)
+    sizes = np.where(np.arange(20) == 0, size, 0.0)
+    return Certified(np.ones(20), np.full(20, answer), sizes, rows, alpha=1e-5)
+
+
 # number, what it must name, what it must pass
 CASES = [
     (1, Slopes(np.where(share(0.05), 0.0, 1.0)), Slopes(np.where(share(0.01), 0.0, 1.0))),
@@ -83,9 +91,10 @@ CASES = [
     (3, Differences(HALF - 0.5, 0.5 - HALF), Differences(HALF - 0.5, 1.1 * (HALF - 0.5))),
     (3, Differences((HALF - 0.5) / 4, HALF - 0.5), Differences(ZEROS, ZEROS)),
     (4, Agreement(0.1 * ONES, 8), Agreement(0.3 * ONES, 8)),
-    (5, Saturation(np.where(share(0.1), 1e-9, 1), ONES), Saturation(1e-5 * ONES, ONES)),
+    (5, Saturation(np.where(share(0.1), 1e-9, 1), ONES), Saturation(2e-8 * ONES, ONES)),
     (5, Saturation(ZEROS, ONES), Saturation(ZEROS, np.inf * ONES)),
-    (6, Ranks(2 * share(0.02)), Ranks(2 * share(0.01))),
+    (6, Ranks(2 * share(0.1)[:, None]), Ranks(2 * share(0.01)[:, None])),
+    (6, Ranks(np.tile([2, 0, 0, 0], (N, 1))), Ranks(np.tile([3, 0, 1, 0], (N, 1)))),
     (
         7,
         Lead("identity", (0.5, 0.6), (0.4, 0.5), (0, 0)),
@@ -131,8 +140,10 @@ CASES = [
     (27, Planted(share(0.9), ZEROS), Planted(share(0.99), share(0.2))),
     (27, Planted(ONES, ONES), Planted(ONES, HALF)),
     (28, Control(share(0.575), share(0.834)), Control(share(0.83), share(0.834))),
-    (29, Answers(COIN), Answers(ONES[:, None] > 0)),
-    (30, Luck(ZEROS, ONES), None),
+    (29, Answers(COIN[:, :4]), Answers(ONES[:, None] > 0)),
+    (29, Answers(COIN[:, :9]), Answers(COIN)),
+    (30, Luck(ZEROS, ONES), Luck(HALF, HALF)),
+    (30, Luck(share(0.2), share(0.4)), Luck(share(0.37), share(0.4))),
     (31, Split(ONES, HALF, ("1 x 8", "8 x 1")), Split(share(0.5), share(0.48), ("a", "b"))),
     (32, Repeats(1, 8), Repeats(8, 8)),
     (32, Streams(np.array([1, 2]), np.array([2, 3])), Streams(np.array([1]), np.array([3]))),
@@ -145,6 +156,8 @@ CASES = [
         Coupling(np.array([1e-3]), np.array([100.0])),
     ),
     (34, Luckiest(COIN), Luckiest(ONES[:, None])),
+    (34, Luckiest(COIN, COIN | True), Luckiest(COIN, COIN)),
+    (34, Luckiest(COIN, COIN[:, :5] | True), Luckiest(COIN & False, COIN | True)),
     (35, Silence(HALF, share(0.1)), Silence(HALF, ZEROS)),
     (36, Sizes(np.array([0.031, 0.04]), 8 / 255), Sizes(np.array([8 / 255 + 3e-8]), 8 / 255)),
     (36, Sizes(ZEROS, 1, low=-ONES), Sizes(ZEROS, 1, low=ZEROS, high=ONES)),
@@ -154,15 +167,26 @@ CASES = [
     (37, Pixels(ZEROS, ONES / 255), Pixels(ZEROS, ONES, 1 / 255)),
     (37, Pixels(ZEROS, ONES, 0.1 / 255), Pixels(ZEROS, ONES)),
     (38, Clean(share(0.8), share(0.9)), Clean(share(0.88), share(0.9))),
+    (38, Clean(ZEROS[:4], ONES[:4]), Clean(np.arange(16) > 0.0, ONES[:16])),
     (39, Chosen("correct", 100), Chosen("all", 100)),
     (40, Scores(HALF), Scores(np.repeat([0.0, 1.0], 400))),
     (41, Inside(("tvm",)), Inside(())),
     (42, Budget(0.2 * ONES), Budget(0.9 * ONES)),
     (42, Budget(ZEROS[:1]), Budget(ZEROS[:0])),
     (43, Claims(ONES, HALF), Claims(HALF, ONES)),
-    (44, Certified(ONES, 0.9 * ONES), Certified(ONES, np.inf * ONES)),
-    (45, Tuned(16, 100), Tuned(0, 100)),
+    (44, proved(0.9, [1] * 20), proved(1.0, [1] * 20)),
+    (44, proved(0.0, [1] * 2 + [0] * 18), proved(0.0, [1] + [0] * 19)),
+    (44, proved(0.9, [-1, 1, 1, 1]), proved(0.9, [-1] * 20)),
+    (44, proved(0.9, [0] * 20, answer=1), proved(0.9, [0] * 20, answer=-1)),
+    (45, Tuned(ZEROS[:16], HALF), Tuned(HALF[:0], HALF)),
+    (45, Tuned(HALF[:16], HALF[:0]), Tuned(HALF, HALF)),
+    (45, Tuned(HALF[42:58], ONES), Tuned(ONES[:16], HALF)),
     (46, Saved(np.array([[1, 1, 2]]), ("a", "b", "c")), Saved(np.array([[1, 1, 1]]), ("a",) * 3)),
+    (
+        46,
+        Saved(np.stack([ZEROS[:16], np.arange(16) < 2], 1), ("a", "b")),
+        Saved(np.stack([ZEROS[:16], np.arange(16) < 1], 1), ("a", "b")),
+    ),
 ]
 
 
@@ -182,6 +206,7 @@ def test_every_check_has_a_case_and_its_page():
     for check in CHECKS.values():
         doc = check.function.__doc__ or ""
         assert "Figure:" in doc, check.name
+        assert "To do" not in doc, "advice.py has it"
         assert "Threshold" in doc or "noted" in doc, check.name
         assert bool(check.gathered) != bool(check.missing), check.name
 
@@ -193,9 +218,22 @@ def test_levels():
     assert level[34] == NOTE
 
 
-@pytest.mark.parametrize("draws, level", [(4, WARN), (20, NOTE)])
-def test_many_draws_make_a_note_of_flips(draws, level):
-    assert CHECKS[29](Answers(COIN[:, :draws])).level == level
+def test_a_few_wrong_certificates_of_many_may_be_chance_and_eight_are_not():
+    answers = np.zeros((1000, 20), int)
+    for wrong, level in ((1, NOTE), (3, NOTE), (8, STOP)):
+        answers[:wrong] = 1
+        found = CHECKS[44](Certified(np.ones(1000), answers[:, 0] * 0, np.zeros(1000), answers))
+        assert (found.figure, found.level, len(found.examples)) == (wrong, level, wrong)
+
+
+def test_the_rise_of_one_radius_of_many_by_luck_is_none():
+    """The best of 45 pairs at 95 % each; alone it would be a rise."""
+    one, other = share(0.4), np.roll(share(0.4), 0)
+    other[40:47] = 1
+    two = Radii(np.arange(2.0), np.stack([one, other]))
+    ten = Radii(np.arange(10.0), np.stack([one] * 9 + [other]))
+    assert CHECKS[14](two) is not None
+    assert CHECKS[14](ten) is None
 
 
 def test_a_finding_survives_its_record():
@@ -215,10 +253,12 @@ def test_best_of_k_is_hypergeometric():
 def test_the_number_of_images_that_check_40_names_is_enough_and_one_less_is_not(right):
     few = np.repeat([1.0, 0.0], [round(20 * right), round(20 * (1 - right))])
     told = CHECKS[40](Scores(few))
-    (need,) = map(int, re.findall(r"about (\d+) images", told.next))
-    assert need == images_for(0.05, right)
-    width = [np.subtract(*wilson(right * n, n)[:0:-1]) / 2 for n in (need, need - 1)]
+    (need,) = map(int, re.findall(r"Take (\d+) images", told.next))
+    low, high = wilson(20 * right, 20)[1:]
+    worst = min(max(0.5, low), high)  # of the shares that 20 images leave open
+    width = [np.subtract(*wilson(worst * n, n)[:0:-1]) / 2 for n in (need, need - 1)]
     assert width[0] <= 0.05 < width[1]
+    assert need >= images_for(0.05, right)
 
 
 @pytest.mark.parametrize("n, discordant", [(16, 0.3), (40, 0.1), (100, 0.3)])

@@ -198,8 +198,115 @@ def test_cells_that_differ_in_more_or_nothing_are_not_compared(other):
 
 
 def test_notes_on_the_whole_run():
-    numbers = {f.number for f in examine([cell({}, UP)], select="correct", pilots=16)}
-    assert {39, 45} <= numbers
+    numbers = {f.number for f in examine([cell({}, UP)], select="correct")}
+    assert 39 in numbers
+
+
+def test_too_few_images_are_told_once():
+    few, fewer = cell({"recipe": "a"}, UP[:20]), cell({"recipe": "b"}, DOWN)
+    many = cell({"recipe": "c"}, UP * 10)
+    found = [f for f in examine([few, fewer, many]) if f.number == 40]
+    assert [f.cells for f in found] == [(few.hash, fewer.hash)]
+    assert "40 images give 50.0 %" in found[0].what
+    assert 40 not in {f.number for f in examine([many])}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "right", "says"),
+    [
+        (range(16), [False] * 16 + [True] * 24, "0.0 % on the 16 images on which the attack was"),
+        (range(16), DOWN, ""),
+        (range(16, 40), DOWN, "17 % on the 24"),
+        (range(40), DOWN, "tuned on all 40 images"),
+        ((), DOWN, ""),
+    ],
+)
+def test_tuning_is_told_where_it_shows(tuned, right, says):
+    one, other = cell({"recipe": "a"}, right), cell({"recipe": "b"}, right)
+    found = [f for f in examine([one, other], pilots={one.hash: list(tuned)}) if f.number == 45]
+    assert [f.cells for f in found] == ([(one.hash,)] if says else [])
+    assert all(says in f.what.replace("16.7 %", "17 %") for f in found)
+
+
+@pytest.mark.parametrize(
+    ("plan", "passes", "pilots"),
+    [
+        ({"defense": "own", "threat": "linf 0.2", "targeted": False}, None, 16),
+        ({}, 1500, 10),  # as older folders have it; a plan for fewer passes
+        ({"targeted": True}, None, 0),
+    ],
+)
+def test_a_plan_says_on_which_images_it_was_tried(run, tmp_path, plan, passes, pilots):
+    folder = RunFolder(run)
+    resolved = folder.resolved()
+    record = resolved["cells"][1]
+    resolved["cells"] = [{**record, "passes": passes}]
+    resolved["plans"] = {"asked": {"recipe": {"name": record["recipe"]}, **plan}}
+    rows = [r for r in folder.rows() if r["cell"] == record["cell"]]
+    for i, row in enumerate(rows):
+        row["predicted"] = [row["label"] + (i < 10)]
+    with RunFolder.open(tmp_path / "run") as other:
+        other.write_experiment("", resolved, folder.environment())
+        other.write_shard({k: [r[k] for r in rows] for k in rows[0]}, None, {})
+    found = [f.what for f in examine_run(tmp_path / "run") if f.number == 45]
+    assert len(found) == (pilots > 0)
+    assert all(f"on the {pilots} images" in what for what in found)
+
+
+def test_best_of_k_is_told_of_the_strongest_attacker_and_beside_the_control():
+    def drawn(recipe, wrong, **settings):
+        rows = [[1] * wrong + [0] * (20 - wrong)] * 40
+        return cell({"recipe": recipe, "settings": settings}, UP, predicted=rows)
+
+    control, weak, strong = drawn("none", 2, attack="none"), drawn("a", 3), drawn("b", 8)
+    found = [f for f in examine([weak, strong]) if f.number == 34]
+    assert [f.cells for f in found] == [(strong.hash,)]
+    assert found[0].figure == pytest.approx(0.6)
+    assert 34 not in {f.number for f in examine([control, weak, drawn("b", 2)])}
+    beside = [f for f in examine([control, drawn("b", 0)]) if f.number == 34]
+    assert beside == []
+
+
+def proof(one, **more):
+    """Certificates of 40 images, all of label 0 within 0.15."""
+    ids = list(range(40))
+    found = {"answer": [0] * 40, "radius": [0.15] * 40, "norm": "linf", "alpha": 1e-3}
+    return {"defense": "d", "ids": ids, "cells": [one.hash], **found, **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({}, True),
+        ({"radius": [0.05] * 40}, False),  # the points lie outside
+        ({"answer": [-1] * 40}, False),
+        ({"answer": [0] * 20 + [1] * 20}, False),  # as they are answered
+        ({"defense": "other"}, False),
+    ],
+)
+def test_points_are_held_against_certificates(more, named):
+    one = cell({"recipe": "a"}, DOWN)
+    found = [f for f in examine([one], proofs=[proof(one, **more)]) if f.number == 44]
+    assert [(f.level, f.figure) for f in found] == ([(STOP, 20)] if named else [])
+
+
+def test_a_certificate_in_the_folder_is_refuted_by_its_attacks(run, tmp_path):
+    folder = RunFolder(run)
+    resolved = folder.resolved()
+    rows, ids = folder.rows(), resolved["ids"]
+    with RunFolder.open(tmp_path / "run") as other:
+        other.write_experiment("", resolved, folder.environment())
+        other.write_shard({k: [r[k] for r in rows] for k in rows[0]}, None, {})
+        hashes = [c["cell"] for c in resolved["cells"]]
+        label = [next(r["label"] for r in rows if r["id"] == i) for i in ids]
+        forged = {"defense": resolved["cells"][0]["defense"], "norm": "l2", "alpha": 1e-3}
+        forged |= {"ids": ids, "cells": hashes, "answer": label, "radius": [100.0] * len(ids)}
+        other.write_certificates([forged])
+        named = [f for f in examine_run(tmp_path / "run") if f.number == 44]
+        assert [f.level for f in named] == [STOP] * len(named)
+        assert named
+        other.write_certificates([{**forged, "cells": ["0" * 16]}])  # other weights, or seed
+        assert 44 not in {f.number for f in examine_run(tmp_path / "run")}
 
 
 def test_only_common_examples_are_compared():

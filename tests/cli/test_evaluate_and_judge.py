@@ -1,5 +1,6 @@
 """`besiege evaluate` and `besiege judge` on a stranger's files: defense, model and images."""
 
+import json
 import shutil
 
 import numpy as np
@@ -141,6 +142,14 @@ def test_a_run_is_certified(home, command_line):
     assert f"smooth: certified at l2 0.05: robust accuracy at most {100:.1f} %" in out
     assert f"- {100 * sum(sure) / 20:.1f} % [" in out
     assert "proved right within l2 0.05" in out
+    code, out, err = command_line("check", "run")
+    assert (code, "certificate violated" in out) == (0, False), err
+    kept = home / "run" / "certificates.json"
+    honest = kept.read_text()
+    kept.write_text(json.dumps([{**proof, "answer": [(a + 1) % 10 for a in proof["label"]]}]))
+    code, out, err = command_line("check", "run")
+    assert (code, "44 certificate violated" in out) == (1, True), err
+    kept.write_text(honest)
     certify[certify.index("run")] = "images"
     code, _, err = command_line(*certify, "noise:scale=0.2")
     assert (code, "images holds no run of an experiment" in err) == (2, True)

@@ -5,19 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.multitest import multipletests
 
 from besiege.core.bootstrap import law_of_difference, law_of_mean, two_level
-from besiege.core.comparisons import bonett_price, compare, holm, mcnemar
+from besiege.core.comparisons import bonett_price, compare, holm, mcnemar, paired, unpaired
 from besiege.core.errors import BadSetting
 from besiege.core.power import images_for, images_to_tell, too_few
 from besiege.core.stats import wilson
 
-PATH = Path(__file__).parents[2] / "examples" / "coverage.py"
-SPEC = importlib.util.spec_from_file_location("coverage_example", PATH)
-coverage = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(coverage)
+ROOT = Path(__file__).parents[2]
+
+
+def loaded(path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+coverage = loaded(ROOT / "examples" / "coverage.py")
+pairs = loaded(ROOT / "benchmarks" / "pairs.py")
 
 
 def generator(seed=0):
@@ -88,6 +98,35 @@ def test_pairs_hold_what_they_say(draws):
     held, wrong = coverage.pairs(generator(2), 250, draws)
     assert held >= 0.94
     assert wrong <= 0.05
+
+
+@pytest.mark.parametrize(("one", "other", "n"), [(0, 0, 8), (5, 0, 16), (9, 3, 100)])
+def test_the_interval_of_pairs_is_bonett_and_prices(one, other, n):
+    d = np.repeat([1.0, -1.0, 0.0], [one, other, n - one - other])
+    found = paired(np.maximum(d, 0), np.maximum(-d, 0))
+    assert found == bonett_price(one, other, n)
+    total, squares = np.array(one - other), np.array(one + other)
+    assert found[1:] == pytest.approx(pairs.limits(total, squares, n, 2))
+
+
+def test_it_holds_what_agresti_and_mins_does_not():
+    """Exactly: over all tables of n pairs. One that is surer is no better if it is wrong."""
+    grid = [(n, d, s * d) for n in (8, 32, 100) for d in (0.05, 0.2, 0.5) for s in (0, 0.9, 1)]
+    least = {added: min(pairs.exact(*at, added)[0] for at in grid) for added in (1, 2)}
+    assert least[2] > 0.935
+    assert least[1] < 0.9
+
+
+def test_shares_of_different_images_hold_what_they_say():
+    """The two-sample interval, exactly: over all counts of 16 and 40 images."""
+    first, second = np.arange(41), np.arange(17)
+    for p, q in ((0.5, 0.5), (0.9, 0.6), (0.05, 0.05), (1.0, 0.9)):
+        odds = np.outer(binom.pmf(first, 40, p), binom.pmf(second, 16, q))
+        held = 0.0
+        for i, j in zip(*np.nonzero(odds > 1e-9), strict=True):
+            found = unpaired(np.arange(40) < i, np.arange(16) < j)
+            held += odds[i, j] * (found.low <= p - q <= found.high)
+        assert held > 0.93
 
 
 def test_sequences_hold_after_every_image():

@@ -91,7 +91,7 @@ def test_what_weakens_the_evidence_is_said_where_nothing_is_broken():
     for part in (
         "no adaptive attacker",
         "120 passes on an image that stands are few",
-        "too few images: 50 leave +-10.9 points; about 245 would leave +-5",
+        "too few images: 50 leave +-10.9 points; about 337 would leave +-5",
         "see WARN 11 not converged",
         "below 22.5 %",
     ):

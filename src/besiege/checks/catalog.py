@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from besiege.checks import gradients, opponents, optimisation, protocol, randomness
+from besiege.checks.advice import ADVICE
 from besiege.checks.finding import NOTE, STOP, WARN, Check, Symptom
 
 ATHALYE = "Athalye et al. 2018 (arXiv:1802.00420)"
@@ -27,7 +28,17 @@ def _family(
     missing: Mapping[int, str],
 ) -> dict[int, Check]:
     return {
-        number: Check(number, name, level, family, source, function, by, missing.get(number, ""))
+        number: Check(
+            number,
+            name,
+            level,
+            family,
+            source,
+            function,
+            ADVICE[number],
+            by,
+            missing.get(number, ""),
+        )
         for number, name, level, source, function, by in rows
     }
 
@@ -93,10 +104,10 @@ PROTOCOL = _family(
     (41, "optimises inside", WARN, TRAMER, protocol.optimises_inside, DOCTOR),
     (42, "budget unused", WARN, HOUSE, protocol.budget_unused, RUN),
     (43, "lucky claims", WARN, HOUSE, protocol.lucky_claims, RUN),
-    (44, "certificate violated", STOP, CARLINI, protocol.certificate_violated, ()),
+    (44, "certificate violated", STOP, CARLINI, protocol.certificate_violated, RUN),
     (45, "tuned on the judged", NOTE, CARLINI, protocol.tuned_on_the_judged, RUN),
     (46, "saved otherwise", NOTE, HOUSE, protocol.saved_otherwise, DOCTOR),
-    missing={44: "no run certifies radii yet"},
+    missing={},
 )
 
 CHECKS: Mapping[int, Check] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,14 @@ class Symptom:
     """What a check saw, before it is known of which cells.
 
     figure, threshold: the first is on the wrong side of the second. what: the sentence for a
-    reader. next: what to do. examples: rows, or ids, concerned. level: another than the check's.
+    reader. examples: rows, or ids, concerned. next, level: others than the check's.
     """
 
     figure: float
     threshold: float
     what: str
-    next: str
     examples: tuple[int, ...] = ()
+    next: str = ""
     level: str = ""
 
 
@@ -86,8 +86,9 @@ def from_record(record: Mapping[str, Any]) -> Finding:
 class Check:
     """One of the 46: a pure function from evidence to a symptom or None.
 
-    family: heading of the page. gathered: who brings the evidence, "run" (`besiege check`) or
-    "doctor" (`besiege doctor`); "" where nobody does yet, and `missing` says why.
+    family: heading of the page. to_do: where the symptom does not say it more exactly. gathered:
+    who brings the evidence, "run" (`besiege check`) or "doctor" (`besiege doctor`); "" where nobody
+    does yet, and `missing` says why.
 
     >>> from besiege.checks.catalog import CHECKS
     >>> CHECKS[40].name
@@ -100,6 +101,7 @@ class Check:
     family: str
     source: str
     function: Callable[[Any], Symptom | None]
+    to_do: str
     gathered: tuple[str, ...] = ()
     missing: str = field(default="")
 
@@ -121,36 +123,11 @@ class Check:
             float(seen.figure),
             float(seen.threshold),
             seen.what,
-            seen.next,
+            seen.next or self.to_do,
             tuple(int(i) for i in seen.examples[:MOST_EXAMPLES]),
             about,
             tuple(cells),
         )
-
-
-class Gain(NamedTuple):
-    """A mean difference of pairs, and its 95 % limits."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired(more: Array, less: Array) -> Gain:
-    """Mean of more - less over examples, both (n,) in [0, 1], with its 95 % interval.
-
-    Agresti & Min 2005 (Statistics in Medicine 24, 729): Wald's interval after half a pair is added
-    each way, which holds for few examples and few discordant ones too; here for shares as well.
-
-    >>> paired(np.ones(8), np.zeros(8)).low > 0
-    True
-    """
-    d = np.asarray(more, float) - np.asarray(less, float)
-    n = len(d) + 2
-    mean = d.sum() / n
-    spread = max(((d**2).sum() + 1) / n - mean**2, 0.0)
-    half = 1.96 * float(np.sqrt(spread / n))
-    return Gain(float(d.mean()), float(mean - half), float(mean + half))
 
 
 def where(mask: Array, ids: Array | None = None) -> tuple[int, ...]:

@@ -20,14 +20,10 @@ def less_knowledge_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best gradient attack (first) minus that under the attack by scores or
     labels. Threshold: 0.2 points; on a random defense the 95 % interval is above 0 too.
-
-    To do: the gradient is masked: change surrogates, draws or loss, and report the lower
-    figure.
     """
     return e.symptom(
         SCORES,
         lambda gain: f"{e.names[1]}, without gradients, leaves {gain} less than {e.names[0]}.",
-        "The gradient is masked: change surrogates, draws or loss, and report the lower figure.",
     )
 
 
@@ -36,17 +32,12 @@ def transfer_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best attack on the defense (first) minus that under the transferred
     points. Threshold: 0.2 points; on a random defense the 95 % interval is above 0 too.
-
-    To do: the attack on the whole is weaker than one that ignores the defense: start from its
-    points, change the surrogates, draw more.
     """
     return e.symptom(
         SCORES,
         lambda gain: (
             f"{e.names[1]}, which never asks the defense, leaves {gain} less than {e.names[0]}."
         ),
-        "The attack on the whole is weaker than one that ignores the defense: start from its "
-        "points, change the surrogates, draw more.",
     )
 
 
@@ -66,8 +57,6 @@ def label_attack_inside(e: Nearer) -> Symptom | None:
 
     Figure: how many examples are right under every gradient attack (on 9 draws in 10) and wrong at
     the label attack's point (likewise). Threshold: none.
-
-    To do: robustness by gradients is not what it says: report the worst of all attackers.
     """
     bar = 0.9 if e.random else 1.0
     lost = (e.won >= bar) & (e.right >= bar)
@@ -77,7 +66,6 @@ def label_attack_inside(e: Nearer) -> Symptom | None:
         int(lost.sum()),
         0,
         f"{int(lost.sum())} examples that no gradient attack breaks fall to labels alone.",
-        "Robustness by gradients is not what it says: report the worst of all attackers.",
         where(lost, e.ids),
     )
 
@@ -87,8 +75,6 @@ def surrogates_differ(e: Pair) -> Symptom | None:
 
     Figure: accuracy with one surrogate minus that with another, all else equal. Threshold: 3
     points, and beyond the interval where the defense is random.
-
-    To do: report the stronger; try further surrogates of that link.
     """
     return e.symptom(
         VIEWS,
@@ -104,14 +90,10 @@ def leaving_out_wins(e: Pair) -> Symptom | None:
 
     Figure: accuracy under the best attack that keeps every link (first) minus that under the one
     that leaves some out. Threshold: 0.2 points; on a random defense beyond the interval too.
-
-    To do: the surrogate of that link does harm: replace it (moved, soft, trained), keep the
-    figure.
     """
     return e.symptom(
         SCORES,
         lambda gain: f"{e.names[1]}, which leaves links out, leaves {gain} less than {e.names[0]}.",
-        "The surrogate of that link does harm: replace it (moved, soft, trained), keep the figure.",
     )
 
 
@@ -128,9 +110,6 @@ def binarisation(e: Planted) -> Symptom | None:
 
     Figure: the share found (Zimmermann et al. 2022). Thresholds: 95 %, and clearly more than random
     search finds (the intervals do not meet).
-
-    To do: the attack is too weak for its figures to mean anything: more steps, other
-    surrogates.
     """
     found, luck = (share_interval(np.asarray(v, float)) for v in (e.won, e.luck))
     if found.estimate >= PLANTED and found.low > luck.high:
@@ -140,6 +119,5 @@ def binarisation(e: Planted) -> Symptom | None:
         PLANTED,
         f"the attack finds {percent(found.estimate)} of planted examples, random search "
         f"{percent(luck.estimate)}.",
-        "The attack is too weak for its figures to mean anything: more steps, other surrogates.",
         where(~np.asarray(e.won, bool)),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from besiege.checks.finding import Array, Symptom, paired, points, where
+from besiege.checks.finding import Array, Symptom, points, where
+from besiege.core.comparisons import paired
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class Pair:
     names: tuple[str, str] = ("the first", "the second")
     factor: float = 1.0
 
-    def symptom(self, least: float, says: Callable[[str], str], to_do: str) -> Symptom | None:
+    def symptom(self, least: float, says: Callable[[str], str], to_do: str = "") -> Symptom | None:
         """What there is to say where the second leaves less accuracy by more than `least`.
 
         On a random defense the interval has to be above zero too; on another it is a fact.
-        says: a sentence about the difference in points.
+        says: a sentence about the difference in points. to_do: more exact than the check's.
         """
         gain = paired(self.first, self.second)
         sure = gain.low > 0 or not self.random
-        if not (gain.mean > least and sure):
+        if not (gain.estimate > least and sure):
             return None
-        told = says(points(gain.mean))
-        return Symptom(gain.mean, least, told, to_do, where(self.first > self.second))
+        told = says(points(gain.estimate))
+        return Symptom(gain.estimate, least, told, where(self.first > self.second), next=to_do)

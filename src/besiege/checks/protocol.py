@@ -6,15 +6,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
-from besiege.checks.finding import WARN, Array, Symptom, paired, percent, points, where
-from besiege.core.power import HALF_WIDTH, images_for
+from besiege.checks.finding import NOTE, WARN, Array, Symptom, percent, points, where
+from besiege.core.comparisons import paired, unpaired
+from besiege.core.power import HALF_WIDTH, images_lacking
+from besiege.core.smoothing import refuting
 from besiege.core.stats import share_interval
 
 SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
+CHANGED = 0.02
 USED = 0.5
 GAP = 0.05
+ONE_SIDED = 0.9  # confidence of the interval whose lower limit alone is 95 %
+CHANCE = 0.01  # below which luck is no explanation
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,6 @@ def outside_threat(e: Sizes) -> Symptom | None:
 
     Figure: how many are larger than eps (1 + 1e-6), beyond the rounding of float32, have pixels
     outside [0, 1], or were refused by the judge. Threshold: none.
-
-    To do: project the points before they are judged.
     """
     bad = e.size > e.eps * (1 + SLACK) + ROUNDING
     for mask in (
@@ -52,7 +56,6 @@ def outside_threat(e: Sizes) -> Symptom | None:
         0,
         f"{int(bad.sum())} of {len(bad)} points are outside the threat (largest size "
         f"{float(np.max(e.size)):.4g}, eps {e.eps:.4g}).",
-        "Project the points before they are judged.",
         where(bad, e.ids),
     )
 
@@ -72,8 +75,6 @@ def image_range(e: Pixels) -> Symptom | None:
     Figure: the least or largest pixel. Threshold: below 0 or above 1 (normalised, or 0 to 255); a
     largest pixel below 0.05 in all images (divided twice); an eps below half a grey level, 0.5/255,
     which no saved image can hold (a warning).
-
-    To do: hand in images in [0, 1], and put the normalisation into the Classifier.
     """
     low, high = float(np.min(e.low)), float(np.max(e.high))
     if low < 0 or high > 1:
@@ -82,7 +83,6 @@ def image_range(e: Pixels) -> Symptom | None:
             low if low < 0 else high,
             0 if low < 0 else 1,
             f"pixels are in [{low:.3g}, {high:.3g}]: {told}, so that eps is no pixel distance.",
-            "Hand in images in [0, 1], and put the normalisation into the Classifier.",
             where((e.low < 0) | (e.high > 1)),
         )
     if high < 0.05:
@@ -90,14 +90,14 @@ def image_range(e: Pixels) -> Symptom | None:
             high,
             0.05,
             f"no pixel is above {high:.3g}, as if divided by 255 twice.",
-            "Hand in images in [0, 1].",
+            next="Hand in images in [0, 1].",
         )
     if e.eps < 0.5 / 255:
         return Symptom(
             e.eps,
             0.5 / 255,
             f"eps {e.eps:.3g} is below half a grey level: saved as 8 bit nothing is left of it.",
-            "Judge with eight_bit = true, or say that images are never saved.",
+            next="Judge with eight_bit = true, or say that images are never saved.",
             level=WARN,
         )
     return None
@@ -114,19 +114,17 @@ class Clean:
 def clean_accuracy_lost(e: Clean) -> Symptom | None:
     """What does the defense cost without any attack?
 
-    Figure: clean accuracy of the model alone minus that behind the defense. Threshold: 5 points.
-
-    To do: print clean beside robust accuracy; robustness of what is wrong anyway is none.
+    Figure: clean accuracy of the model alone minus that behind the defense. Threshold: 5 points,
+    and the one-sided 95 % limit above 0: one image of 16 is more than 5 points.
     """
-    gain = paired(e.bare, e.defended)
-    if gain.mean <= CLEAN:
+    gain = paired(e.bare, e.defended, ONE_SIDED)
+    if gain.estimate <= CLEAN or gain.low <= 0:
         return None
     return Symptom(
-        gain.mean,
+        gain.estimate,
         CLEAN,
-        f"the defense costs {points(gain.mean)} of clean accuracy ({percent(float(e.bare.mean()))} "
-        f"to {percent(float(e.defended.mean()))}).",
-        "Print clean beside robust accuracy; robustness of what is wrong anyway is none.",
+        f"the defense costs {points(gain.estimate)} of clean accuracy "
+        f"({percent(float(e.bare.mean()))} to {percent(float(e.defended.mean()))}).",
         where(e.bare > e.defended),
     )
 
@@ -144,17 +142,10 @@ def denominator(e: Chosen) -> Symptom | None:
 
     Figure: their number. It is noted where only those were taken that the model gets right without
     the defense: percentages are then no accuracy of a data set. Labels are always the data's.
-
-    To do: say so, or multiply by the clean accuracy.
     """
     if e.select == "all":
         return None
-    return Symptom(
-        e.n,
-        e.n,
-        f"percentages are of the {e.n} images that the bare model gets right.",
-        "Say so, or multiply by the clean accuracy.",
-    )
+    return Symptom(e.n, e.n, f"percentages are of the {e.n} images that the bare model gets right.")
 
 
 @dataclass(frozen=True)
@@ -167,21 +158,19 @@ class Scores:
 def too_few_images(e: Scores) -> Symptom | None:
     """Are there enough images for the figure to mean something?
 
-    Figure: half the width of the 95 % interval (Wilson). Threshold: 5 points. The number needed at
-    this accuracy inverts that interval (`images_for`).
-
-    To do: take about as many images as it names.
+    Figure: half the width of the 95 % interval (Wilson). Threshold: 5 points. The number named is
+    enough for every accuracy in that interval (`images_lacking`).
     """
     interval = share_interval(np.asarray(e.right, float))
-    half = (interval.high - interval.low) / 2
-    if half <= HALF_WIDTH:
+    need = images_lacking(interval)
+    if need == 0:
         return None
-    need = images_for(HALF_WIDTH, interval.estimate)
+    half = (interval.high - interval.low) / 2
     return Symptom(
         half,
         HALF_WIDTH,
         f"{len(e.right)} images give {interval}, half a width of {points(half)}.",
-        f"Take about {need} images.",
+        next=f"Take {need} images.",
     )
 
 
@@ -197,17 +186,10 @@ def optimises_inside(e: Inside) -> Symptom | None:
 
     Figure: how many links run autograd in their forward pass. Threshold: none. A gradient through
     such a loop is cut or wrong.
-
-    To do: unroll the loop into a surrogate, or graft the identity.
     """
     if not e.links:
         return None
-    return Symptom(
-        len(e.links),
-        0,
-        f"{', '.join(e.links)} runs autograd inside its forward pass.",
-        "Unroll the loop into a surrogate, or graft the identity.",
-    )
+    return Symptom(len(e.links), 0, f"{', '.join(e.links)} runs autograd inside its forward pass.")
 
 
 @dataclass(frozen=True)
@@ -224,8 +206,6 @@ def budget_unused(e: Budget) -> Symptom | None:
     Figure: the median of size / eps over the examples that stand after an attack on the worst point
     of the ball. Threshold: 50 %: a search that gives up at the edge instead of projecting, or steps
     too small.
-
-    To do: project onto the ball instead of giving up, and take larger steps.
     """
     if len(e.used) == 0:
         return None
@@ -236,7 +216,6 @@ def budget_unused(e: Budget) -> Symptom | None:
         median,
         USED,
         f"examples that stand use {percent(median)} of the radius.",
-        "Project onto the ball instead of giving up, and take larger steps.",
         where(e.used < USED, e.ids),
     )
 
@@ -255,73 +234,92 @@ def lucky_claims(e: Claims) -> Symptom | None:
 
     Figure: mean claim minus mean verdict. Threshold: 5 points, with an interval above 0. A success
     that is one lucky draw at any round, never tested again, is what this finds.
-
-    To do: print the verdict, never the claim; search on until the mean over draws is lost.
     """
     gain = paired(e.claim, e.won)
-    if gain.mean <= GAP or gain.low <= 0:
+    if gain.estimate <= GAP or gain.low <= 0:
         return None
     return Symptom(
-        gain.mean,
+        gain.estimate,
         GAP,
         f"the attacker claims {percent(float(e.claim.mean()))} success, fresh draws give "
         f"{percent(float(e.won.mean()))}.",
-        "Print the verdict, never the claim; search on until the mean over draws is lost.",
         where(e.claim > e.won, e.ids),
     )
 
 
 @dataclass(frozen=True)
 class Certified:
-    """radius: (n,) certified; broken: (n,) size of the smallest adversarial point, infinity if
-    none; the norms are the same."""
+    """Certificates and points that were judged, n of each, in one norm.
+
+    radius, answer: (n,) certified, -1 for no answer. size, predicted: (n,) of the point, and (n, k)
+    answers to it, -1 for none. alpha: chance that a certificate, or one of the answers, is wrong.
+    """
 
     radius: Array
-    broken: Array
+    answer: Array
+    size: Array
+    predicted: Array
+    alpha: float = 0.001
+    ids: Array | None = None
 
 
 def certificate_violated(e: Certified) -> Symptom | None:
     """Does any attack break an example inside its certified radius?
 
-    Figure: how many. Threshold: none: a certificate that fails once is wrong.
-
-    To do: the certificate is wrong: other noise, other norm, or an abstention that was not
-    counted.
+    Figure: how many images have a point inside their radius that gets other answers (abstentions
+    are none) so often that its draws explain it with a chance of alpha at most. Threshold: none;
+    but a note where so many may be by chance, with a probability above 1 %: each certificate may be
+    wrong with a chance of alpha, and its draws with another.
     """
-    bad = e.broken < e.radius
+    other = refuting(e.size, e.radius, e.answer, e.predicted).sum(1)
+    bad = binom.sf(other - 1, e.predicted.shape[1], e.alpha) <= e.alpha * (1 + ROUNDING)
     if not bad.any():
         return None
+    wrong, asked = int(bad.sum()), int((e.size < e.radius).sum())
+    luck = float(binom.sf(wrong - 1, asked, 2 * e.alpha))
     return Symptom(
-        int(bad.sum()),
+        wrong,
         0,
-        f"{int(bad.sum())} examples are broken inside their certified radius.",
-        "The certificate is wrong: other noise, other norm, or an abstention that was not counted.",
-        where(bad),
+        f"{wrong} of {asked} images are answered otherwise within their certified radius; "
+        f"{2 * e.alpha * asked:.2g} may be by chance.",
+        where(bad, e.ids),
+        level="" if luck < CHANCE else NOTE,
     )
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """pilots: images on which the attack was tuned that are judged too; n: judged."""
+    """Shares right of judged images, (n,): on which the attack was tuned, and of the others."""
 
-    pilots: int
-    n: int
+    pilots: Array
+    others: Array
 
 
 def tuned_on_the_judged(e: Tuned) -> Symptom | None:
     """Was the attack tuned on images that are judged?
 
-    Figure: their share. Threshold: noted where there are any; draws are apart in any case.
-
-    To do: the figure is a little low for the defense on these; leave them out to be exact.
+    Figure: accuracy on the others minus that on these; or that there are no others. Threshold: the
+    95 % interval (Agresti & Caffo 2000) is above 0. What is common to both is no luck of tuning;
+    draws are apart in any case.
     """
-    if e.pilots == 0:
+    tuned = len(e.pilots)
+    if tuned == 0:
+        return None
+    if len(e.others) == 0:
+        return Symptom(
+            tuned,
+            0,
+            f"the attack was tuned on all {tuned} images that are judged.",
+            next="Judge more images, so that others show what the tuning is worth.",
+        )
+    gap = unpaired(e.others, e.pilots)
+    if gap.low <= 0:
         return None
     return Symptom(
-        e.pilots / e.n,
+        gap.estimate,
         0,
-        f"the attack was tuned on {e.pilots} of the {e.n} images that are judged.",
-        "The figure is a little low for the defense on these; leave them out to be exact.",
+        f"accuracy is {percent(float(e.pilots.mean()))} on the {tuned} images on which the attack "
+        f"was tuned, {percent(float(e.others.mean()))} on the {len(e.others)} others.",
     )
 
 
@@ -337,18 +335,16 @@ def saved_otherwise(e: Saved) -> Symptom | None:
     """Do answers change with how images are saved before the defense sees them?
 
     Figure: the share of images whose label differs between floats, 8 bit rounded and 8 bit cut off,
-    same draws. Threshold: any.
-
-    To do: judge what is deployed: eight_bit = true, and the same codec.
+    same draws. Threshold: the lower limit of its 95 % interval is above 2 %, since an image on the
+    border may fall on either side.
     """
     differ = (e.labels != e.labels[:, :1]).any(1)
-    if not differ.any():
+    if share_interval(differ.astype(float)).low <= CHANGED:
         return None
     return Symptom(
         differ.mean(),
-        0,
+        CHANGED,
         f"{percent(differ.mean())} of the answers depend on how images are saved "
         f"({', '.join(e.ways)}).",
-        "Judge what is deployed: eight_bit = true, and the same codec.",
         where(differ),
     )

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from besiege.checks.finding import NOTE, Array, Symptom, paired, percent, points, where
+from besiege.checks.finding import NOTE, Array, Symptom, percent, points, where
+from besiege.core.comparisons import paired
+from besiege.core.stats import mean_interval
 
 FLIPS, MANY = 0.02, 10
 COST = 0.03
+LUCKY = 0.05
 COUPLED = 1e-4
 
 
@@ -27,18 +30,15 @@ def zero_perturbation(e: Control) -> Symptom | None:
     Figure: clean accuracy minus that after attack and judge with eps = 0. Threshold: 0 is outside
     the 95 % interval of the paired difference. What counts one lucky draw as a success fails here
     (AutoAttack's random mode reports 57.5 % where 83.4 % is true).
-
-    To do: judge the points on fresh draws, and score the mean over them.
     """
     gain = paired(e.clean, e.nothing)
     if gain.low <= 0 <= gain.high:
         return None
     return Symptom(
-        abs(gain.mean),
+        abs(gain.estimate),
         0,
         f"with eps = 0 the evaluation reports {percent(float(e.nothing.mean()))} where "
         f"{percent(float(e.clean.mean()))} is the clean figure.",
-        "Judge the points on fresh draws, and score the mean over them.",
         where(e.nothing != e.clean),
     )
 
@@ -55,25 +55,21 @@ def one_draw_flips(e: Answers) -> Symptom | None:
     """Would the verdict of one draw differ from that of many?
 
     Figure: the probability that one draw disagrees with the majority, mean over examples.
-    Threshold: 2 %. Where 10 draws or more were judged and their mean is the score it is a note: no
-    figure here rests on one draw.
-
-    To do: judge on many draws and print the mean.
+    Threshold: the lower limit of its 95 % interval (Student) is above 2 %. Asked where 2 to 9 draws
+    were judged: of 10 or more the mean is the score, and no figure rests on one draw.
     """
     k = e.right.shape[1]
-    if k < 2:
+    if not 2 <= k < MANY:
         return None
     p = e.right.mean(1)
     flips = np.minimum(p, 1 - p)
-    if flips.mean() <= FLIPS:
+    if mean_interval(flips).low <= FLIPS:
         return None
     return Symptom(
         flips.mean(),
         FLIPS,
         f"one draw disagrees with the majority of {k} on {percent(flips.mean())}.",
-        f"Judge on many draws ({k} here) and print the mean.",
         where(flips > 0.2, e.ids),
-        NOTE if k >= MANY else "",
     )
 
 
@@ -88,19 +84,18 @@ class Luck:
 def known_draw(e: Luck) -> Symptom | None:
     """How much of the robustness is the attacker's not knowing the draw?
 
-    Figure: accuracy on fresh draws minus that on the one draw that the attacker was given. Always
-    noted for random defenses: a large difference is randomness, a small one is no robustness at
-    all or true robustness.
-
-    To do: read robust accuracy as luck up to this difference.
+    Figure: accuracy on fresh draws minus that on the one draw that the attacker was given.
+    Threshold: 5 points, and the 95 % interval above 0. A small difference is no robustness at all
+    or true robustness.
     """
-    gap = float(e.fresh.mean() - e.known.mean())
+    gap = paired(e.fresh, e.known)
+    if gap.estimate <= LUCKY or gap.low <= 0:
+        return None
     return Symptom(
-        gap,
-        0,
+        gap.estimate,
+        LUCKY,
         f"accuracy is {percent(float(e.known.mean()))} if the attacker knows the draw, "
         f"{percent(float(e.fresh.mean()))} on fresh ones.",
-        "Read robust accuracy as luck up to this difference.",
     )
 
 
@@ -117,18 +112,16 @@ def draws_or_steps(e: Split) -> Symptom | None:
     """At equal cost, are many draws of few steps better than few draws of many?
 
     Figure: the difference in accuracy. Threshold: 3 points beyond its 95 % interval.
-
-    To do: spend the passes as the winner.
     """
     gain = paired(e.first, e.second)
-    if abs(gain.mean) <= COST or gain.low <= 0 <= gain.high:
+    if abs(gain.estimate) <= COST or gain.low <= 0 <= gain.high:
         return None
-    winner, loser = e.names[::-1] if gain.mean > 0 else e.names
+    winner, loser = e.names[::-1] if gain.estimate > 0 else e.names
     return Symptom(
-        abs(gain.mean),
+        abs(gain.estimate),
         COST,
-        f"at equal cost {winner} leaves {points(abs(gain.mean))} less than {loser}.",
-        f"Spend the passes as {winner}.",
+        f"at equal cost {winner} leaves {points(abs(gain.estimate))} less than {loser}.",
+        next=f"Spend the passes as {winner}.",
     )
 
 
@@ -175,9 +168,6 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     image and draw. Thresholds: more than one output, no stream, an interval that holds 0; such a
     link has to say that it is random, and if it does, its rows are fair but can never be made
     again (a note).
-
-    To do: give the judge a stream that no attacker can name, and let a defense draw from the
-    key, or from the global generators (`Opaque`), which it must not seed.
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)
@@ -188,7 +178,7 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
             e.distinct,
             1,
             f"a defense that says it is random gave the same output {e.asked} times.",
-            "It seeds its own generator in every call: let it draw from the key, or from the "
+            next="It seeds its own generator in every call: let it draw from the key, or from the "
             "global generators unseeded.",
         )
     if isinstance(e, Streams):
@@ -199,18 +189,18 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
             len(both),
             0,
             f"the attacker saw {len(both)} of the judge's random streams.",
-            "Give the judge a stream that no attacker can name.",
+            next="Give the judge a stream that no attacker can name.",
         )
     gain = paired(e.other, e.judged)
     if gain.low <= 0 <= gain.high:
         return None
     return Symptom(
-        abs(gain.mean),
+        abs(gain.estimate),
         0,
         f"accuracy is {percent(float(e.judged.mean()))} on the judge's draws and "
         f"{percent(float(e.other.mean()))} on others.",
-        "The points fit the judge's draws: judge on a stream that no attacker can name.",
         where(e.other != e.judged),
+        next="The points fit the judge's draws: judge on a stream that no attacker can name.",
     )
 
 
@@ -221,9 +211,9 @@ def _unkeyed(e: Unkeyed) -> Symptom | None:
     if e.draws:
         means = "it keeps a generator of its own, and its rows can never be made again."
         do = "Let it draw from the key, or from the global generators (Opaque)."
-        return Symptom(1, 0, f"{says}: {means}", do, level=NOTE)
+        return Symptom(1, 0, f"{says}: {means}", next=do, level=NOTE)
     means = "it says that it draws nothing, and would be judged once."
-    return Symptom(1, 0, f"{says}: {means}", "Give Opaque is_random=True.")
+    return Symptom(1, 0, f"{says}: {means}", next="Give Opaque is_random=True.")
 
 
 @dataclass(frozen=True)
@@ -241,8 +231,6 @@ def batch_coupling(e: Coupling) -> Symptom | None:
     Figure: the largest change of a logit when neighbours or their order change, in units of the
     example's largest logit, or of 1 where that is less. Threshold: 1e-4, far above what kernels
     round by.
-
-    To do: take batch statistics and batch-wide means out of the network.
     """
     change = e.difference / np.maximum(e.scale, 1)
     worst = float(np.nanmax(change))
@@ -252,23 +240,22 @@ def batch_coupling(e: Coupling) -> Symptom | None:
         worst,
         COUPLED,
         f"logits change by up to {worst:.2g} with the neighbours of an image.",
-        "Take batch statistics and batch-wide means out of the network.",
         where(change > COUPLED),
     )
 
 
-def best_of(right: Array, k: int) -> float:
-    """Mean probability that all of k draws, taken from those of `right` (n, m), are right.
+def best_of(right: Array, k: int) -> Array:
+    """(n,) probability that all of k draws, taken from those of `right` (n, m), are right.
 
-    >>> best_of(np.array([[True, False]]), 1), best_of(np.array([[True, False]]), 2)
-    (0.5, 0.0)
+    >>> [best_of(np.array([[True, False]]), k).tolist() for k in (1, 2)]
+    [[0.5], [0.0]]
     """
     n = right.shape[1]
     good = right.sum(1)
     share = np.ones(len(right))
     for i in range(k):
         share *= np.maximum(good - i, 0) / (n - i)
-    return float(share.mean())
+    return share
 
 
 @dataclass(frozen=True)
@@ -282,28 +269,32 @@ class Luckiest:
 def best_of_k(e: Luckiest) -> Symptom | None:
     """What would accuracy be if one wrong answer in k draws counted as broken?
 
-    Figure: the mean minus the best-of-k accuracy at the largest k. Always noted for a random
-    defense, beside the same of the clean images: what the control loses too is no attack.
-
-    To do: compare with the mean; what the control loses by k draws is no attack.
+    Figure: the mean minus the best-of-k accuracy at the largest k, less the same of the clean
+    images: what the control loses too is no attack. Threshold: 5 points, and the 95 % interval
+    above 0.
     """
-    k = e.right.shape[1]
-    if k < 2:
+    k = min(v.shape[1] for v in (e.right, e.control) if v is not None)
+    lost = _lost(e.right, k)
+    gain = paired(lost, 0 * lost if e.control is None else _lost(e.control, k))
+    if gain.estimate <= LUCKY or gain.low <= 0:
         return None
     ks = sorted({1, min(5, k), k})
-    shown = ", ".join(f"{n}: {percent(best_of(e.right, n))}" for n in ks)
-    same = e.control is not None and e.control.shape[1] >= k
-    clean = (
-        ", ".join(f"{n}: {percent(best_of(e.control, n))}" for n in ks)
-        if same and e.control is not None
+    shown, clean = (
+        ", ".join(f"{n}: {percent(float(best_of(v, n).mean()))}" for n in ks)
+        if v is not None
         else ""
+        for v in (e.right, e.control)
     )
     return Symptom(
-        best_of(e.right, 1) - best_of(e.right, k),
-        0,
+        gain.estimate,
+        LUCKY,
         f"right on all of k draws, {shown}{f'; without an attack {clean}' if clean else ''}.",
-        "Compare with the mean; what the control loses by k draws is no attack.",
     )
+
+
+def _lost(right: Array, k: int) -> Array:
+    """(n,) what counting all of k draws takes from the mean."""
+    return best_of(right, 1) - best_of(right, k)
 
 
 @dataclass(frozen=True)
@@ -318,8 +309,6 @@ def abstentions(e: Silence) -> Symptom | None:
     """Does the defense abstain, and how is that counted?
 
     Figure: the share of draws without an answer. Threshold: any; both ways are shown.
-
-    To do: say which; an abstention on a clean image is an error.
     """
     share = float(e.silent.mean())
     if share == 0:
@@ -330,6 +319,5 @@ def abstentions(e: Silence) -> Symptom | None:
         0,
         f"{percent(share)} of the answers are abstentions: accuracy {percent(right)} if they count "
         f"as wrong, {percent(right + share)} if as right.",
-        "Say which; an abstention on a clean image is an error.",
         where(e.silent > 0),
     )

@@ -74,7 +74,18 @@ def certify(
     _show(found, y, radius, defense, figure)
     if run and into:
         keep_certificates(into, run, y, found)
+        _refuted(into)
         print(f"kept: {into}; `besiege report {into}` has the verdict")
+
+
+def _refuted(run: Path) -> None:
+    """Ask the checks again, and say what stops: attacks that the folder holds may refute radii."""
+    from besiege.checks.finding import STOP
+    from besiege.study.examine import examine_run
+
+    for finding in examine_run(run):
+        if finding.level == STOP:
+            print(finding)
 
 
 def _some(count: int, n: int, seed: int) -> list[int]:

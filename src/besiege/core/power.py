@@ -34,6 +34,20 @@ def images_for(half_width: float = HALF_WIDTH, share: float = 0.5, confidence: f
     return max(1, math.ceil((z2 * v + root) / (2 * h2) - z2 - 1e-9))
 
 
+def images_lacking(interval: Interval, half_width: float = HALF_WIDTH) -> int:
+    """How many images would leave +- half_width, whichever share of `interval` is true; 0 if it is
+    as narrow.
+
+    At the estimate itself as many as `images_for` says are too few half the time.
+
+    >>> images_lacking(Interval(0.0, 0.0, 0.07)), images_lacking(Interval(0.3, 0.19, 0.44))
+    (0, 375)
+    """
+    if (interval.high - interval.low) / 2 <= half_width:
+        return 0
+    return images_for(half_width, min(max(0.5, interval.low), interval.high))
+
+
 def too_few(interval: Interval, n: int, half_width: float = HALF_WIDTH) -> str:
     """What to say of an interval of n images wider than +- half_width; "" of another.
 
@@ -42,10 +56,10 @@ def too_few(interval: Interval, n: int, half_width: float = HALF_WIDTH) -> str:
     >>> too_few(Interval(0.0, 0.0, 0.07), 50)
     ''
     """
-    half = (interval.high - interval.low) / 2
-    if half <= half_width:
+    need = images_lacking(interval, half_width)
+    if need == 0:
         return ""
-    need = images_for(half_width, interval.estimate)
+    half = (interval.high - interval.low) / 2
     return (
         f"too few images: {n} leave +-{100 * half:.1f} points; "
         f"about {need:,} would leave +-{100 * half_width:g}"

@@ -141,6 +141,23 @@ class CurvePoint(NamedTuple):
     of_answered: Interval | None  # None where nothing was answered
 
 
+def refuting(
+    size: Floats, radius: Floats, answer: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which of the answers to some points certificates do not allow, (n, k).
+
+    size: (n,) of the points, in the norm of radius (n,); answer: (n,) certified; predicted: (n, k)
+    answers to the points. Abstentions, -1 in either, refute nothing.
+
+    >>> one = np.ones(1)
+    >>> refuting(0.9 * one, one, np.array([3]), np.array([[3, 2, -1]])).tolist()
+    [[False, True, False]]
+    """
+    inside = (size < radius) & (answer >= 0)
+    found: NDArray[np.bool_] = inside[:, None] & (predicted != answer[:, None]) & (predicted >= 0)
+    return found
+
+
 def certified_curve(
     right: NDArray[np.bool_],
     answered: NDArray[np.bool_],

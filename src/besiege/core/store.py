@@ -4,9 +4,8 @@ DIR/experiment.toml   as given                 DIR/cells/CELL-*.parquet    a row
 DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figures per step
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
 DIR/planned.toml      adaptive attackers' plans
-DIR/findings.json     what checks say of it
+DIR/findings.json     what checks say of it    DIR/locks/*                 who works on it
 DIR/certificates.json radii that were proved
-                                               DIR/locks/*                 who works on it
 """
 
 from __future__ import annotations
@@ -204,6 +203,12 @@ class RunFolder:
         """What was proved of its defenses; empty where nothing was."""
         place = self.path / "certificates.json"
         return json.loads(place.read_text()) if place.exists() else []
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Certificates of its images, weights and seed as they are: one of their cells is there."""
+        now, known = self.resolved(), self.certificates()
+        cells = {record["cell"] for record in now["cells"]}
+        return [c for c in known if c["ids"] == now["ids"] and cells & set(c["cells"])]
 
     def finished(self, cells: Iterable[str]) -> Iterator[tuple[str, set[int]]]:
         """Each cell with its ids that have a row; damaged shards are set aside, and so redone.

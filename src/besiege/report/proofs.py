@@ -43,11 +43,8 @@ class Proof:
         return share_interval((self.right & (self.radius >= radius)).astype(float))
 
 
-def proofs_of(
-    certificates: Sequence[Mapping[str, Any]], resolved: Mapping[str, Any]
-) -> list[Proof]:
-    """The certificates that still hold: images, weights and seed are as one of the cells says."""
-    cells = {record["cell"] for record in resolved["cells"]}
+def proofs_of(certificates: Sequence[Mapping[str, Any]]) -> list[Proof]:
+    """The certificates of a run folder, those that are `standing`, in figures."""
     return [
         Proof(
             defense=proof["defense"],
@@ -59,7 +56,6 @@ def proofs_of(
             alpha=proof["alpha"],
         )
         for proof in certificates
-        if proof["ids"] == resolved["ids"] and cells & set(proof["cells"])
     ]
 
 

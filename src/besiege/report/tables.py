@@ -80,7 +80,7 @@ def summarise(path: Path) -> Summary:
     curves = tuple(curves_of(resolved["cells"], by_cell))
     findings = tuple(map(from_record, folder.findings()))
     records = {r["cell"]: r for r in resolved["cells"]}
-    proofs = tuple(proofs_of(folder.certificates(), resolved))
+    proofs = tuple(proofs_of(folder.standing()))
     context = Context(records, findings, _claims(resolved), proved(proofs, resolved["cells"]))
     worst = tuple(worsts_of(lines, by_cell, context))
     plans = tuple(_plans(resolved))

@@ -79,8 +79,7 @@ def plan(
     longer attacks more.
     """
     opponents = opponents or Opponents()
-    pilots = min(PILOTS, max(FEW, budget // EACH))
-    planner = _Planner(defense, threat, opponents, x, goal, key, pilots)
+    planner = _Planner(defense, threat, opponents, x, goal, key, pilots_for(budget))
     ways, draws = [Way("best surrogates", {})], 1
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
@@ -97,6 +96,15 @@ def plan(
     )
     recipe, left_out = schedule.recipe()
     return Plan(recipe, (*planner.notes, *left_out), planner.passes)
+
+
+def pilots_for(budget: int) -> int:
+    """How many images a plan for `budget` passes an image is tried on, the first of them.
+
+    >>> pilots_for(BUDGET), pilots_for(1500)
+    (16, 10)
+    """
+    return min(PILOTS, max(FEW, budget // EACH))
 
 
 class _Planner:

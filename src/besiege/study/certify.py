@@ -27,6 +27,7 @@ from besiege.core.smoothing import (
     certified_curve,
     lower_bound,
     quorum_for,
+    refuting,
     samples_for,
     sure_share,
 )
@@ -87,12 +88,12 @@ class Certificates:
     def violated(self, x0: Tensor, x: Tensor, found: Tensor) -> Tensor:
         """Rows that refute their certificate: x (n, C, H, W) within the radius of x0, but answered
         otherwise (found (n,), of `predict`; abstentions refute nothing). Such a row means that
-        something is broken (CHECKS 44), or one chance in 1 / (2 alpha).
+        something is broken (check 44, which asks the rows of a run), or one chance in
+        1 / (2 alpha).
         """
         size = SIZES[self.channel.norm]((x - x0).double()).cpu().numpy()
-        other = found.cpu().numpy()
-        wrong = (size < self.radius) & (other != ABSTAIN) & (other != self.answer)
-        return torch.from_numpy(np.flatnonzero(wrong))
+        wrong = refuting(size, self.radius, self.answer, found[:, None].cpu().numpy())
+        return torch.from_numpy(np.flatnonzero(wrong[:, 0]))
 
 
 def certify(

@@ -328,7 +328,7 @@ def _search(visit: _Visit, recipe: Recipe, key: Key) -> _Search | None:
             gone.append(l2(here - visit.x))
         spy.asked.clear()
     asked = Asked(_columns(off), _columns(gone)) if off else None
-    ranks = Ranks(_array(_rank(torch.cat(spy.scores), visit.y))) if spy.scores else None
+    ranks = Ranks(_columns([_rank(s, visit.y) for s in spy.scores])) if spy.scores else None
     return _Search(visit.threat.project(state.x, visit.x), asked, ranks)
 
 

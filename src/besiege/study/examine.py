@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,10 +15,22 @@ from besiege.checks.gradients import Graph
 from besiege.checks.opponents import Nearer
 from besiege.checks.optimisation import Curves, Iterates, Radii, Sweep, Unbounded
 from besiege.checks.pair import Pair
-from besiege.checks.protocol import Budget, Chosen, Claims, Clean, Pixels, Scores, Sizes, Tuned
+from besiege.checks.protocol import (
+    Budget,
+    Certified,
+    Chosen,
+    Claims,
+    Clean,
+    Pixels,
+    Scores,
+    Sizes,
+    Tuned,
+)
 from besiege.checks.randomness import Answers, Control, Luckiest, Silence, Split
 from besiege.core.entry import parse_spec
 from besiege.core.errors import BadRun
+from besiege.core.power import images_lacking
+from besiege.core.stats import share_interval
 from besiege.core.store import RunFolder
 from besiege.study.evidence import Cell, cells_of, common
 
@@ -27,6 +39,7 @@ Exhibit: TypeAlias = tuple[int, object, str, Sequence[Cell]]
 
 NO_GRADIENT = "no gradient passes "
 REFUSED = "point outside the threat"
+NONE: Mapping[str, Sequence[int]] = {}
 NORMS = ("linf", "l2", "rms", "l1")  # columns of rows in the unit of eps
 
 
@@ -42,27 +55,42 @@ def examine_run(path: Path) -> list[Finding]:
     cells = cells_of(resolved["cells"], folder.rows(), folder.traces(), resolved["ids"])
     experiment = resolved.get("experiment", {})
     data = experiment.get("data", {})
-    plans = resolved.get("plans", {})
-    pilots = min(len(resolved["ids"]), _pilots()) if plans else 0
-    found = examine(cells, select=data.get("select", "all"), pilots=pilots)
+    pilots = dict(_pilots(cells, resolved))
+    chosen = data.get("select", "all")
+    found = examine(cells, select=chosen, pilots=pilots, proofs=folder.standing())
     folder.write_findings([finding.record() for finding in found])
     return found
 
 
-def _pilots() -> int:
-    from besiege.study.adaptive import PILOTS
+def _pilots(
+    cells: Sequence[Cell], resolved: Mapping[str, Any]
+) -> Iterator[tuple[str, Sequence[int]]]:
+    """Cells whose attack was worked out by trials, and the ids of the images of these trials."""
+    from besiege.study.adaptive import BUDGET, pilots_for
 
-    return PILOTS
+    for plan in resolved.get("plans", {}).values():
+        own = {k: plan[k] for k in ("defense", "threat", "targeted") if k in plan}
+        own["recipe"] = plan["recipe"]["name"]
+        for cell in cells:
+            if all(cell.record[k] == v for k, v in own.items()):
+                budget = cell.record.get("passes") or BUDGET
+                yield cell.hash, resolved["ids"][: pilots_for(budget)]
 
 
-def examine(cells: Sequence[Cell], *, select: str = "all", pilots: int = 0) -> list[Finding]:
+def examine(
+    cells: Sequence[Cell],
+    *,
+    select: str = "all",
+    pilots: Mapping[str, Sequence[int]] = NONE,
+    proofs: Sequence[Mapping[str, Any]] = (),
+) -> list[Finding]:
     """Findings of some cells, gravest first.
 
-    select: how images were chosen, "all" or "correct". pilots: judged images that an attack was
-    tuned on.
+    select: how images were chosen, "all" or "correct". pilots: for the hash of a cell the ids that
+    its attack was tuned on. proofs: certificates of their images, as a run folder keeps them.
     """
     found = []
-    for number, evidence, about, touched in _exhibits(cells, select, pilots):
+    for number, evidence, about, touched in _exhibits(cells, select, pilots, proofs):
         finding = CHECKS[number](evidence, about, [cell.hash for cell in touched])
         if finding is not None:
             found.append(finding)
@@ -70,14 +98,23 @@ def examine(cells: Sequence[Cell], *, select: str = "all", pilots: int = 0) -> l
     return sorted(found, key=lambda f: (rank.index(f.level), f.number))
 
 
-def _exhibits(cells: Sequence[Cell], select: str, pilots: int) -> Iterator[Exhibit]:
+def _exhibits(
+    cells: Sequence[Cell],
+    select: str,
+    pilots: Mapping[str, Sequence[int]],
+    proofs: Sequence[Mapping[str, Any]],
+) -> Iterator[Exhibit]:
     if not cells:
         return
     most = max(len(cell.rows) for cell in cells)
     yield 39, Chosen(select, most), "", ()
-    yield 45, Tuned(pilots, most), "", ()
     for cell in cells:
         yield from _alone(cell)
+        tuned = np.isin(cell.ids, pilots.get(cell.hash, ()))
+        yield 45, Tuned(cell.right[tuned], cell.right[~tuned]), cell.title, [cell]
+    yield from _few(cells)
+    for proof in proofs:
+        yield from _proved(cells, proof)
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         r = cell.record
@@ -95,7 +132,6 @@ def _alone(cell: Cell) -> Iterator[Exhibit]:
     about, own, settings = cell.title, [cell], cell.settings
     yield 35, Silence(cell.right, cell.silent), about, own
     yield 29, Answers(cell.hits, cell.ids), about, own
-    yield 40, Scores(cell.right), about, own
     refused = np.array([any(f.startswith(REFUSED) for f in row["flags"]) for row in cell.rows])
     eps = float(cell.record.get("eps", np.inf))
     norm = cell.record["ball"]
@@ -116,6 +152,26 @@ def _alone(cell: Cell) -> Iterator[Exhibit]:
         yield 42, Budget(size[standing] / eps, cell.ids[standing]), about, own
     if searched:
         yield from _traced(cell, standing)
+
+
+def _few(cells: Sequence[Cell]) -> Iterator[Exhibit]:
+    """The figure that is known least, for all that are not known well enough (40)."""
+    known = {cell.hash: share_interval(cell.right) for cell in cells}
+    widest = max(cells, key=lambda c: known[c.hash].high - known[c.hash].low)
+    few = [cell for cell in cells if images_lacking(known[cell.hash])]
+    yield 40, Scores(widest.right), widest.title, few
+
+
+def _proved(cells: Sequence[Cell], proof: Mapping[str, Any]) -> Iterator[Exhibit]:
+    """The points of a defense beside the certificates of their images (44)."""
+    place = {one: i for i, one in enumerate(proof["ids"])}
+    answer, radius = np.array(proof["answer"]), np.array(proof["radius"], float)
+    for cell in cells:
+        if cell.record["defense"] == proof["defense"]:
+            at = [place[i] for i in cell.ids.tolist()]
+            size, alpha = cell.column(proof["norm"]), proof["alpha"]
+            evidence = Certified(radius[at], answer[at], size, cell.predicted, alpha, cell.ids)
+            yield 44, evidence, cell.title, [cell]
 
 
 def _traced(cell: Cell, standing: Any) -> Iterator[Exhibit]:
@@ -147,10 +203,12 @@ def _among(cells: Sequence[Cell]) -> Iterator[Exhibit]:
     """What attackers of one defense and threat show beside each other."""
     control = next((c for c in cells if c.control), None)
     attacked = [c for c in cells if not c.control]
+    drawn = [c for c in attacked if c.drawn]
+    if drawn:
+        strongest = min(drawn, key=lambda c: c.right.mean())
+        calm = None if control is None or not control.drawn else control.hits
+        yield 34, Luckiest(strongest.hits, calm), strongest.title, [strongest]
     for cell in attacked:
-        if cell.drawn:
-            calm = None if control is None or not control.drawn else control.hits
-            yield 34, Luckiest(cell.hits, calm), cell.title, [cell]
         if cell.record.get("eps") == 0 and control is not None:
             yield 28, Control(cell.right, control.right), cell.title, [cell, control]
     gradients = [c for c in attacked if c.by_gradients]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from besiege.checks.finding import LEVELS, STOP, WARN, paired
+from besiege.checks.finding import LEVELS, STOP, WARN
+from besiege.core.comparisons import paired
 from besiege.core.stats import Interval, Median, share_interval, worst_case
 from besiege.study.corruptions import CORRUPTIONS
 from besiege.study.evidence import Cell, common
