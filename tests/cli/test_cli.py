@@ -9,15 +9,17 @@ import pytest
 SMALL = ["--set", "data.n=4", "--steps", "2"]
 
 
-def besiege(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "besiege", *args],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def besiege(command_line, monkeypatch):
+    """Run the command line, in a folder: returncode, stdout and stderr as of a process."""
+
+    def run(*args, cwd=None):
+        with monkeypatch.context() as patch:
+            if cwd is not None:
+                patch.chdir(cwd)
+            return subprocess.CompletedProcess(args, *command_line(*args))
+
+    return run
 
 
 def test_help_does_not_wait_for_torch():
@@ -26,7 +28,7 @@ def test_help_does_not_wait_for_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_help_names_every_command():
+def test_help_names_every_command(besiege):
     done = besiege("--help")
     assert done.returncode == 0
     for command in (
@@ -46,7 +48,7 @@ def test_help_names_every_command():
         assert command in done.stdout
 
 
-def test_list_names_every_entry():
+def test_list_names_every_entry(besiege):
     done = besiege("list")
     for name in ("fd", "rdg", "bpda+eot", "pgd", "margin", "linf", "majority", "digits-cnn"):
         assert name in done.stdout
@@ -55,7 +57,7 @@ def test_list_names_every_entry():
     assert "pgd" not in some.stdout
 
 
-def test_explain_tells_parameters_surrogates_and_source():
+def test_explain_tells_parameters_surrogates_and_source(besiege):
     done = besiege("explain", "fd")
     assert done.returncode == 0
     for text in ("form = 'aligned'", "straight-through", "source: ", "displacement"):
@@ -65,7 +67,7 @@ def test_explain_tells_parameters_surrogates_and_source():
     assert re.search(r"cost, on this machine: [\d.e-]+ ms an image, [\d.e-]+ ms with", done.stdout)
 
 
-def test_attack_prints_a_table_and_report_prints_it_again(tmp_path):
+def test_attack_prints_a_table_and_report_prints_it_again(besiege, tmp_path):
     done = besiege("attack", "--defense", "bits", *SMALL, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bpda+eot" in done.stdout
@@ -77,7 +79,7 @@ def test_attack_prints_a_table_and_report_prints_it_again(tmp_path):
     assert (tmp_path / "run" / "report.html").read_bytes() == page
 
 
-def test_compare_prints_pairs_of_a_run(tmp_path):
+def test_compare_prints_pairs_of_a_run(besiege, tmp_path):
     recipes = ("--recipe", "bpda", "--recipe", "oblivious")
     done = besiege("attack", "--defense", "bits", *recipes, *SMALL, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -87,7 +89,7 @@ def test_compare_prints_pairs_of_a_run(tmp_path):
     assert "1 comparison; p is corrected" in found.stdout
 
 
-def test_certify_prints_a_curve_and_draws_it(tmp_path):
+def test_certify_prints_a_curve_and_draws_it(besiege, tmp_path):
     args = ("--defense", "noise:scale=0.2", "--model", "digits-cnn", "--n", "3", "--samples", "60")
     done = besiege("certify", *args, "--radius", "0.1", "--figure", "curve.svg", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -98,7 +100,7 @@ def test_certify_prints_a_curve_and_draws_it(tmp_path):
     assert besiege("certify", *args, "--radius", "0.1", cwd=tmp_path).stdout in done.stdout
 
 
-def test_run_resumes(tmp_path):
+def test_run_resumes(besiege, tmp_path):
     (tmp_path / "e.toml").write_text(
         'data = { source = "digits", n = 3 }\nmodel = "digits-cnn"\n[[defense]]\nname = "none"\n'
         '[[threat]]\neps = 0.1\n[[recipe]]\nkind = "bpda"\nsteps = 2\n'
@@ -120,7 +122,7 @@ WRONG_ENGINES = [
 @pytest.mark.parametrize(
     ("args", "says"), WRONG_ENGINES, ids=[" ".join(a) for a, _ in WRONG_ENGINES]
 )
-def test_an_engine_that_cannot_be_is_one_message(args, says, tmp_path):
+def test_an_engine_that_cannot_be_is_one_message(besiege, args, says, tmp_path):
     (tmp_path / "e.toml").write_text(
         'data = { source = "digits", n = 3 }\nmodel = "digits-cnn"\n[[defense]]\nname = "none"\n'
         '[[threat]]\neps = 0.1\n[[recipe]]\nkind = "none"\n'
@@ -170,7 +172,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_is_one_message_on_stderr(args, says, tmp_path):
+def test_a_mistake_is_one_message_on_stderr(besiege, args, says, tmp_path):
     done = besiege(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
@@ -179,7 +181,7 @@ def test_a_mistake_is_one_message_on_stderr(args, says, tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_an_unknown_command_is_bad_input():
+def test_an_unknown_command_is_bad_input(besiege):
     done = besiege("atack")
     assert done.returncode == 2
     assert "atack" in done.stderr

@@ -1,22 +1,22 @@
 """`besiege protect` from the shell: exit codes, what it prints, and the contact sheet."""
 
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 
-def besiege(*args, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "besiege", "protect", *args],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def besiege(command_line, monkeypatch):
+    """Run `besiege protect` in a folder: returncode, stdout and stderr as of a process."""
+
+    def run(*args, cwd):
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            return subprocess.CompletedProcess(args, *command_line("protect", *args))
+
+    return run
 
 
 def read(path):
@@ -33,7 +33,7 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_a_folder_with_a_file_that_cannot_be_read(home):
+def test_a_folder_with_a_file_that_cannot_be_read(besiege, home):
     (home / "in" / "c.png").write_bytes(b"no picture")
     args = ("--defense", "fd + rdg:limit=0.15", "in", "--out", "out", "--contact-sheet", "s.png")
     done = besiege(*args, "--shown", "1", cwd=home)
@@ -49,7 +49,7 @@ def test_a_folder_with_a_file_that_cannot_be_read(home):
     assert '"s.png" is there already' in again.stderr
 
 
-def test_one_file_under_another_name(home):
+def test_one_file_under_another_name(besiege, home):
     done = besiege("--defense", "bits", "in/a.png", "--out", "b.webp", cwd=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1 written to b.webp, 0 skipped\n"
@@ -57,7 +57,7 @@ def test_one_file_under_another_name(home):
     assert done.stderr == ""
 
 
-def test_a_mistake_is_one_message(home):
+def test_a_mistake_is_one_message(besiege, home):
     done = besiege("--defense", "fdd", "in", "--out", "out", cwd=home)
     assert done.returncode == 2
     assert 'Did you mean "fd"?' in done.stderr

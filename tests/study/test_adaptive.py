@@ -15,6 +15,7 @@ from besiege.core.store import RunFolder
 from besiege.defenses.defense import VOTE, Defense, Majority
 from besiege.defenses.opaque import Opaque
 from besiege.defenses.transform import Chain, Transform
+from besiege.study import adaptive
 from besiege.study.adaptive import plan
 from besiege.study.experiment import experiment_from, load_experiment
 from besiege.study.judge import Judging, judge
@@ -231,7 +232,10 @@ def negatives(tmp_path_factory):
     }
 
 
-def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(negatives, tmp_path):
+def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(
+    negatives, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(adaptive, "LESSONS", 100)  # a negative is easily learned
     out = run_experiment(experiment_from(negatives), tmp_path / "run")
     (planned,) = RunFolder(out).resolved()["plans"].values()
     view = planned["recipe"]["union"][0]["view"]["negative"]

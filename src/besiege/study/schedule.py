@@ -152,7 +152,7 @@ def jumps_cost(steps: int) -> int:
     """Queries of hop-skip-jump: 92, then 25 sqrt(t + 1) + 12 in step t.
 
     >>> jumps_cost(0), jumps_cost(2)
-    (92, 177)
+    (92, 176)
     """
     return int(92 + sum(25 * (t + 1) ** 0.5 + 12 for t in range(steps)))
 
@@ -160,7 +160,7 @@ def jumps_cost(steps: int) -> int:
 def jumps(budget: int) -> int:
     """Steps of hop-skip-jump for so many queries, at least 1.
 
-    >>> jumps(177), jumps(176)
+    >>> jumps(176), jumps(175)
     (2, 1)
     """
     steps = 1
