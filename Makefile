@@ -16,7 +16,7 @@ demo: $(VENV)/.user
 	$(BIN)/besiege demo
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
 # Ray is 256 MB, so it is no part of `test`, which skips these where Ray is absent.
 test-ray: $(VENV)/.dev

@@ -12,7 +12,7 @@ import pytest
 from besiege.report.tables import summarise
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_defense"
-QUICK = ["--n", "8", "--budget", "100", "--set", "judge.draws=4"]
+QUICK = ["--n", "4", "--budget", "100", "--set", "judge.draws=4"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,6 @@ def test_the_commands_of_the_readme_run_where_besiege_knows_nothing(home):
     for run in ("evaluate", "tv", "random"):
         lines = summarise(home / "runs" / run).lines
         assert [line.recipe for line in lines] == ["none", "adaptive"]
-        assert all(line.n == 8 for line in lines)
+        assert all(line.n == 4 for line in lines)
         assert lines[0].accuracy.estimate > 0.7
         assert not any("unkeyed" in flag for line in lines for flag in line.flags)

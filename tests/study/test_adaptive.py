@@ -227,7 +227,7 @@ def negatives(tmp_path_factory):
         "data": {"source": "digits", "n": 8},
         "model": f"{path}:make_model",
         "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
-        "threat": [{"eps": 0.15, "passes": 150}],
+        "threat": [{"eps": 0.15, "passes": 500}],
         "recipe": [{"kind": "bpda", "steps": 10}, {"kind": "adaptive"}],
     }
 

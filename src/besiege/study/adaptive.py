@@ -33,6 +33,7 @@ BUDGET = 3000  # passes an image where the threat sets no limit
 PILOTS, FEW, EACH = 16, 8, 150  # images on which ways are tried; least; budget for each of them
 PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
+THOROUGH = 500  # passes an image of a budget that is worth longer trials, and such a network
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
 SURE, ENOUGH = 0.99, 0.9  # won of the pilots: no other way is tried; no other means is looked for
@@ -75,12 +76,14 @@ def plan(
     FEW), and PUPILS to learn from. budget: forward and backward
     passes, draws counted. opponents: its models, if any, are others to transfer points from.
     folder: where networks that imitate links are kept, which the recipe names; None trains none.
+        A budget under THOROUGH has short trials only, and no such network.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
     where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
     longer attacks more.
     """
     opponents = opponents or Opponents()
-    planner = _Planner(defense, threat, opponents, x, goal, key, pilots_for(budget))
+    few, thorough = pilots_for(budget), budget >= THOROUGH
+    planner = _Planner(defense, threat, opponents, x, goal, key, few, thorough)
     ways, draws = [Way("best surrogates", {})], 1
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
@@ -88,7 +91,7 @@ def plan(
         ways = planner.ways()
         draws = planner.draws(ways[0])
         ways = planner.ranked(ways, draws)
-        if planner.defense.links and ways[0].won < ENOUGH:
+        if planner.thorough and planner.defense.links and ways[0].won < ENOUGH:
             if folder is not None:
                 ways = planner.taught(ways, draws, folder)
             draws = planner.refined(ways[0], draws)
@@ -120,8 +123,9 @@ class _Planner:
         goal: Tensor,
         key: Key,
         pilots: int,
+        thorough: bool,
     ) -> None:
-        self.defense, self.threat = defense, threat
+        self.defense, self.threat, self.thorough = defense, threat, thorough
         self.pupils, self.pupils_key = x[:PUPILS], key[:PUPILS].fold("plan", "learn")
         self.x, self.goal, self.key = x[:pilots], goal[:pilots], key[:pilots]
         # Batches are filled up to their size: of so few images, smaller ones cost less.
@@ -208,7 +212,7 @@ class _Planner:
         if len(ways) == 1:
             return list(ways)
         tried = self._compared(ways, draws, SHORT)
-        if tried[0].won >= SURE:
+        if tried[0].won >= SURE or not self.thorough:
             return tried
         # What gets a point across soonest is not always what gets most across.
         again = [way for way in ways if way.name in {t.name for t in tried[:KEPT]}]
