@@ -39,7 +39,8 @@ SAME_FLOOR = {("defenses", "models"), ("models", "data")}
 # Parquet is the contract between study and report, so report knows the folders' format, what a
 # finding in them is, and statistics alone.
 REPORT_MAY = (
-    *("core.store", "core.stats", "core.comparisons", "core.power", "core.errors"),
+    *("core.store", "core.stats", "core.bootstrap", "core.comparisons", "core.power"),
+    "core.errors",
     "checks.finding",
 )
 # Where components live, and the files of the folder that a component may import. What is named

@@ -28,7 +28,7 @@ from besiege.study.budget import seconds_a_pass, settled
 from besiege.study.content import content
 from besiege.study.examine import examine_run
 from besiege.study.judge import Judging, check_images
-from besiege.study.planned import as_table
+from besiege.study.planned import as_record
 from besiege.study.prepared import random_targets
 from besiege.study.recipe import ADAPTIVE, GIVEN, NONE, Recipe
 from besiege.study.recipes import RECIPES
@@ -36,6 +36,8 @@ from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
+from besiege.study.until import check_until, looks, told
+from besiege.study.written import settings_toml
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given
@@ -52,6 +54,7 @@ def evaluate(
     budget: int | None = None,
     minutes: float | None = None,
     claim: float | None = None,
+    until: float | None = None,
     targets: Tensor | None = None,
     models: Mapping[str, Classifier] | None = None,
     steps: int | None = None,
@@ -68,11 +71,14 @@ def evaluate(
         of the threat, or none, and 3000 for the recipe "adaptive", see `plan`.
     minutes: instead, for all attackers together: a pass is timed, and notes say what came of it.
     claim: robust accuracy that somebody claims, in [0, 1]; the verdict is then on it.
+    until: a robust accuracy in (0, 1): 32 more images are attacked at a time, until it is known to
+        lie above or below (`study.until`); a note says where it ended. They come in random order.
     models: other models by the names under which recipes attack them in place of the defense's
         (`Recipe.models`); a name that is not among them is a spec of the model catalog. The
         adaptive attacker tries all of them.
     steps: of recipes given by name that make some, else 50.  draws: of the judge, an example.
-    out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing.
+    out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing. Its
+        planned.toml has what "adaptive" came to, for `recipes=besiege.load_recipes(...)`.
     Returns a summary that prints as a table, in a terminal and in a notebook.
     Raises BadImages for images or labels that no score could mean anything for.
     Cost: of each recipe its budget at most, or steps x its draws forwards and backwards, plus
@@ -89,6 +95,8 @@ def evaluate(
     >>> [row.accuracy.estimate for row in result.lines]
     [1.0, 0.0]
     """
+    if until is not None:
+        check_until(until)
     if not recipes:
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
@@ -100,8 +108,14 @@ def evaluate(
     if minutes is not None:
         case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
     with _folder(out) as path:
-        _run(path, *case.worked(chosen, path / PLANS), examples, seed, judging, said)
-        return _noted(summarise(path), chosen, steps)
+        sieges, plans = case.worked(chosen, path / PLANS)
+        texts = _texts(chosen, sieges, plans, seed, draws, path)
+        for ids in looks(examples.ids, until):
+            _run(path, sieges, plans, examples, ids, seed, judging, said, texts)
+            known = told(path, until) if until is not None else ()
+            if known and all(one.stop for one in known):
+                break
+        return _noted(summarise(path), chosen, steps, [str(one) for one in known])
 
 
 @dataclass(frozen=True)
@@ -168,12 +182,30 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         yield Path(scratch) / "run" if out is None else Path(out)
 
 
-def _noted(found: Summary, recipes: Sequence[Recipe], steps: int | None) -> Summary:
-    """The summary, which says so where `steps` were given to no purpose."""
-    if steps is None or any(recipe.steps for recipe in recipes):
-        return found
+def _noted(
+    found: Summary, recipes: Sequence[Recipe], steps: int | None, known: Sequence[str]
+) -> Summary:
+    """The summary, which says so where `steps` were given to no purpose, and what is `known`."""
     idle = f"steps = {steps} are of recipes given by name; the adaptive attacker has a budget"
-    return replace(found, notes=(idle, *found.notes))
+    said = [] if steps is None or any(recipe.steps for recipe in recipes) else [idle]
+    return replace(found, notes=(*said, *found.notes, *known))
+
+
+def _texts(
+    recipes: Sequence[Recipe],
+    sieges: Sequence[Siege],
+    plans: Sequence[Plan | None],
+    seed: int,
+    draws: int,
+    folder: Path,
+) -> tuple[str, str]:
+    """Of experiment.toml and planned.toml; the latter "" where nothing was worked out."""
+    threat = sieges[0].threat
+    given = settings_toml(recipes, threat, seed, draws, folder)
+    if not any(plans):
+        return given, ""
+    found = [siege.recipe for siege in sieges]
+    return given, settings_toml(found, threat, seed, draws, folder)
 
 
 def _limited(threat: Threat, budget: int | None, minutes: float | None) -> Threat:
@@ -213,13 +245,16 @@ def _run(
     sieges: Sequence[Siege],
     plans: Sequence[Plan | None],
     examples: Examples,
+    ids: Sequence[int],
     seed: int,
     judging: Judging,
     said: Mapping[str, Any],
+    texts: tuple[str, str],
 ) -> None:
-    """Attack and judge what the folder at `path` lacks.
+    """Attack and judge what the folder at `path` lacks of the examples `ids`.
 
     said: what else resolved.json holds. plans: of sieges, None for those that needed none.
+    texts: of experiment.toml and planned.toml.
     """
     defense = sieges[0].defense
     name = defense.name
@@ -238,13 +273,14 @@ def _run(
         record = describe(siege, judging, defense=name, chain=name, vote=defense.counting)
         cell = cell_hash(portable(record), fingerprint)
         records[cell] = {"cell": cell, **record}
-    ids = list(examples.ids)
-    resolved = {**said, "cells": list(records.values()), "ids": ids}
-    pairs = zip(records.values(), plans, strict=True)
-    if told := {record["cell"]: _told(record, plan) for record, plan in pairs if plan}:
-        resolved["plans"] = told
+    resolved = {**said, "cells": list(records.values()), "ids": list(ids)}
+    pairs, n = zip(records.values(), plans, strict=True), len(examples.ids)
+    if made := {record["cell"]: _told(record, plan, n, path) for record, plan in pairs if plan}:
+        resolved["plans"] = made
     with RunFolder.open(path) as folder:
-        folder.write_experiment("", resolved, environment(str(examples.x.device)))
+        folder.write_experiment(texts[0], resolved, environment(str(examples.x.device)))
+        if texts[1]:
+            folder.write_planned(texts[1])
         by_cell = dict(zip(records, sieges, strict=True))
         for cell, done in folder.finished(by_cell):
             missing = [i for i in ids if i not in done]
@@ -264,11 +300,11 @@ def _run(
         examine_run(path)
 
 
-def _told(record: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """A plan as a run folder has it."""
-    table = {**as_table(plan.recipe), "name": record["recipe"]}
+def _told(record: Mapping[str, Any], plan: Plan, images: int, folder: Path) -> dict[str, Any]:
+    """A plan as a run folder has it; images: that were there to plan on."""
     where = {name: record[name] for name in ("defense", "threat", "targeted")}
-    return {"recipe": table, "notes": list(plan.notes), "passes": plan.passes, **where}
+    budget = record["passes"] or BUDGET
+    return {**as_record(plan, record["recipe"], images, budget, folder), **where}
 
 
 def judge_images(
@@ -316,7 +352,9 @@ def judge_images(
     judging = Judging(draws=draws, micro_batch=micro_batch)
     examples = examples._replace(points=points)
     with _folder(out) as path:
-        _run(path, sieges, [None, None], examples, seed, judging, {"experiment": {"seed": seed}})
+        said = {"experiment": {"seed": seed}}
+        texts = settings_toml(recipes, goal, seed, draws, path), ""
+        _run(path, sieges, [None, None], examples, examples.ids, seed, judging, said, texts)
         return summarise(path)
 
 

@@ -13,6 +13,7 @@ from besiege.cli import options
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from besiege.checks.finding import Finding
     from besiege.study.certify import Certificates
 
 
@@ -46,7 +47,7 @@ def certify(
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.study.certified import certifiable, keep_certificates
+    from besiege.study.certified import certifiable, keep_certificates, on_curve
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
 
@@ -71,21 +72,11 @@ def certify(
             micro_batch=micro_batch,
             on_event=display,
         )
-    _show(found, y, radius, defense, figure)
     if run and into:
         keep_certificates(into, run, y, found)
-        _refuted(into)
+    _show(found, y, radius, defense, figure, on_curve(found, y, into, run))
+    if run and into:
         print(f"kept: {into}; `besiege report {into}` has the verdict")
-
-
-def _refuted(run: Path) -> None:
-    """Ask the checks again, and say what stops: attacks that the folder holds may refute radii."""
-    from besiege.checks.finding import STOP
-    from besiege.study.examine import examine_run
-
-    for finding in examine_run(run):
-        if finding.level == STOP:
-            print(finding)
 
 
 def _some(count: int, n: int, seed: int) -> list[int]:
@@ -97,13 +88,19 @@ def _some(count: int, n: int, seed: int) -> list[int]:
 
 
 def _show(
-    found: Certificates, label: Tensor, radius: float | None, title: str, figure: Path | None
+    found: Certificates,
+    label: Tensor,
+    radius: float | None,
+    title: str,
+    figure: Path | None,
+    findings: list[Finding],
 ) -> None:
-    """The curve, in figures and perhaps in a figure, and what was certified in a line."""
+    """The curve, in figures and perhaps in a figure, with the findings that touch it, and what was
+    certified in a line."""
     from besiege.report.certified import curve_figure, show_curve
 
     curve, norm = found.curve(label, radius), found.channel.norm
-    show_curve(curve, norm, sys.stdout)
+    show_curve(curve, norm, sys.stdout, findings)
     print(found.sentence(label))
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,6 @@ def compare(
     ] = None,
 ) -> None:
     """Which attackers and defenses differ, pair by pair on the same images; attacks nothing."""
-    from besiege.report.pairs import pairs, show
+    from besiege.report.pairs import findings_of, pairs, show
 
-    show(pairs(run, other), sys.stdout)
+    show(pairs(run, other), sys.stdout, findings_of(run, other))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from besiege.checks.finding import Finding, from_record
 from besiege.core.key import Key
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
@@ -59,6 +60,8 @@ class Reproduction:
     claims: tuple[Judged, ...]
     passes: Mapping[str, Mapping[str, float]]  # column -> row -> passes an image
     plans: Mapping[str, int]  # column -> passes a pilot image that its plans took, the most
+    pilots: Mapping[str, int]  # column -> how many such images, the most; 0 where not known
+    findings: Mapping[str, tuple[Finding, ...]]  # column -> what checks say of its run
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,14 @@ class _Cells:
             found[record["defense"], record["recipe"]] = (record, own)
         return found
 
-    @cached_property
-    def planning(self) -> int:
-        """Passes a pilot image that the dearest plan took; 0 where nothing was planned."""
+    def planning(self, what: str) -> int:
+        """Passes a pilot image of the dearest plan, or pilots; 0 where nothing was planned."""
         plans = RunFolder(self.folder).resolved().get("plans", {})
-        return max((int(plan["passes"]) for plan in plans.values()), default=0)
+        return max((int(plan.get(what, 0)) for plan in plans.values()), default=0)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What checks say of the run."""
+        return tuple(map(from_record, RunFolder(self.folder).findings()))
 
     def evidence(self, row: Row) -> Evidence:
         """Of the cell that answers a row."""
@@ -140,7 +146,9 @@ def reproduce(paper: Paper, out: Path, on_event: OnEvent | None = None) -> Repro
         figures=tuple(_figures(paper, values)),
         claims=tuple(_claims(paper, values, prepared.images.shape[1:])),
         passes={w: {row.name: _passes(own, row) for row in paper.rows} for w, own in cells.items()},
-        plans={which: own.planning for which, own in cells.items()},
+        plans={which: own.planning("passes") for which, own in cells.items()},
+        pilots={which: own.planning("pilots") for which, own in cells.items()},
+        findings={which: own.findings() for which, own in cells.items()},
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from besiege.checks.finding import NOTE
 from besiege.core.stats import Interval
 from besiege.papers.reproduce import FOLDERS, Figure, Judged, Reproduction
 from besiege.papers.schema import COLUMNS, Quantity
@@ -61,8 +62,20 @@ def _cost(found: Reproduction, which: str) -> str:
     passes, plan = max(found.passes[which].values()), found.plans[which]
     if not passes:
         return ""
-    planned = f", after a plan of at most {plan:,} passes a pilot image" if plan else ""
+    pilots = f"each of {found.pilots[which]} pilot images" if found.pilots[which] else "each pilot"
+    planned = f", after a plan of at most {plan:,} passes on {pilots}" if plan else ""
     return f"At most {passes:,.0f} passes an image and row, on the mean{planned}."
+
+
+def findings(found: Reproduction) -> Iterator[tuple[str, list[str]]]:
+    """Of each column, what checks warn of in its run, and how many notes there are."""
+    for which in COLUMNS:
+        own = found.findings[which]
+        told = [str(f) for f in own if f.level != NOTE]
+        folder = found.out / FOLDERS[which]
+        notes = sum(f.level == NOTE for f in own)
+        more = [f"{notes} note{'s' if notes > 1 else ''} of checks: besiege check {folder}"]
+        yield found.paper.file.column(which).heading, [*told, *(more if notes else [])]
 
 
 def heads(found: Reproduction) -> list[str]:
@@ -130,6 +143,9 @@ def show(found: Reproduction, stream: TextIO) -> None:
             table.add_section()
         table.add_row(*line)
     console.print(table)
+    for heading, sentences in findings(found):
+        for text in sentences:
+            console.print(Text(f"{heading}: {text}"))
     if found.claims:
         claims = Table(title="what the paper says", box=style, title_justify="left")
         for head in ("claim", *heads(found)[-2:]):
@@ -149,6 +165,8 @@ def as_markdown(found: Reproduction) -> str:
     figures = _markdown(heads(found), list(lines(found)))
     rows = [[says, *(text for text, _ in cells)] for says, cells in claim_lines(found)]
     parts = [f"# {found.paper.file.title}", sentence(found), figures]
+    told = [f"- {heading}: {text}" for heading, each in findings(found) for text in each]
+    parts += ["What checks say of the runs:", "\n".join(told)] if told else []
     if rows:
         parts += ["## What the paper says", _markdown(["claim", *heads(found)[-2:]], rows)]
     for heading, sentences in remarks(found):
@@ -179,6 +197,8 @@ def as_record(found: Reproduction) -> dict[str, Any]:
         "quick": found.paper.quick,
         "changes": list(found.paper.changes),
         "plans": dict(found.plans),
+        "pilots": dict(found.pilots),
+        "findings": {which: [f.record() for f in own] for which, own in found.findings.items()},
         "faults": list(found.paper.file.as_published.faults),
         "figures": [_figure_record(figure, found) for figure in found.figures],
         "claims": [_claim_record(judged) for judged in found.claims],

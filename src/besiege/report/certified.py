@@ -12,11 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from besiege.checks.finding import Finding
 from besiege.core.stats import Interval
 from besiege.report.curve import Curve
 from besiege.report.figures import COLOURS, STYLE, svg
 from besiege.report.proofs import Proof
-from besiege.report.terminal import PLAIN_WIDTH
+from besiege.report.terminal import PLAIN_WIDTH, findings_under
 
 
 class Point(Protocol):
@@ -38,8 +39,13 @@ class Point(Protocol):
         ...
 
 
-def show_curve(curve: Sequence[Point], norm: str, stream: TextIO) -> None:
-    """Print certified accuracy at each radius; plain where `stream` is no terminal."""
+def show_curve(
+    curve: Sequence[Point], norm: str, stream: TextIO, findings: Sequence[Finding] = ()
+) -> None:
+    """Print certified accuracy at each radius, and below it the findings that touch it.
+
+    Plain where `stream` is no terminal.
+    """
     live = stream.isatty()
     table = Table(box=box.SIMPLE_HEAD if live else box.ASCII2)
     for name in (f"{norm} radius", "certified %, of all [95 %]", "of those answered [95 %]"):
@@ -47,7 +53,9 @@ def show_curve(curve: Sequence[Point], norm: str, stream: TextIO) -> None:
     for point in curve:
         table.add_row(f"{point.radius:.4g}", _percent(point.of_all), _percent(point.of_answered))
     width = None if live else PLAIN_WIDTH
-    Console(file=stream, width=width, no_color=not live, highlight=False).print(table)
+    console = Console(file=stream, width=width, no_color=not live, highlight=False)
+    console.print(table)
+    findings_under(console, findings, live)
 
 
 def curve_figure(curve: Sequence[Point], norm: str, title: str) -> str:

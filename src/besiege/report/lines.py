@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from besiege.checks.finding import NOTE, Finding
+from besiege.core.bootstrap import two_level
 from besiege.core.stats import (
     Interval,
     Scores,
@@ -21,6 +23,7 @@ from besiege.core.stats import (
 from besiege.core.store import FOUND_BY
 from besiege.report.curve import Curve
 from besiege.report.effort import Effort
+from besiege.report.planning import Place, PlanNotes
 from besiege.report.verdict import BROKEN, Evidence, Verdict, verdict_of
 
 
@@ -55,7 +58,16 @@ class Line:
     seconds: float  # an example
     flags: Mapping[str, int]  # sentence -> rows
     scores: Scores  # attack success by other rules
+    resampled: Interval  # of the accuracy, by the two-level bootstrap
     searches: tuple[Search, ...] = ()  # of a union, those that found a point, in its order
+    planning: float = 0.0  # passes an image, of all n, that came before; nan if unknown
+
+    @property
+    def spent(self) -> str:
+        """Passes an image; "+" and those of planning, shared by the n images, where it took any."""
+        shared = "?" if math.isnan(self.planning) else f"{self.planning:,.0f}"
+        more = f" + {shared}" if self.planning else ""
+        return f"{self.forwards + self.backwards:,.0f}{more}"
 
     @property
     def gap(self) -> float | None:
@@ -84,11 +96,20 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
+    reason: str = ""  # why that search came to attack as it does
+    planning: float = 0.0  # passes an image, of all n, that came before; nan if unknown
+    planned: str = ""  # the same as it was spent, in words
 
     @property
     def goal(self) -> str:
         """targeted or untargeted."""
         return "targeted" if self.targeted else "untargeted"
+
+    @property
+    def before(self) -> str:
+        """What planning took, as said after the passes; "" where nobody planned."""
+        shared = "" if math.isnan(self.planning) else f" ({self.planning:,.0f} an image)"
+        return f", and planning {self.planned}{shared}" if self.planned else ""
 
     def __str__(self) -> str:
         clean = f" (clean {self.clean})" if self.clean else ""
@@ -99,7 +120,7 @@ class Worst:
         if self.verdict.gap is not None and self.verdict.claim is not None:
             claimed = 100 * self.verdict.claim
             claim = f"; claim {claimed:g} %, minus verdict {100 * self.verdict.gap:+.1f} points"
-        spent = f"after {self.passes:,.0f} passes an image"
+        spent = f"after {self.passes:,.0f} passes an image{self.before}"
         return (
             f"{self.defense}: {self.verdict}: {hit}robust accuracy at most {self.accuracy}{clean} "
             f"at {self.threat} {self.goal}, n = {self.n}, {spent}; "
@@ -108,34 +129,23 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class PlanNotes:
-    """What an adaptive attacker measured on its way to its searches."""
-
-    defense: str
-    threat: str
-    goal: str
-    recipe: str
-    notes: tuple[str, ...]
-    passes: int  # of each pilot image
-
-    @property
-    def title(self) -> str:
-        """Whose plan it is."""
-        return f"how {self.recipe} came to attack {self.defense}, {self.threat} {self.goal}"
-
-
-@dataclass(frozen=True)
 class Context:
     """What a headline needs beside rows.
 
     records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
-    share and radius by (defense, threat).
+    share and radius by (defense, threat). plans: of adaptive attackers.
     """
 
     records: Mapping[str, Mapping[str, Any]]
     findings: Sequence[Finding] = ()
     claims: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
+    plans: Mapping[Place, PlanNotes] = field(default_factory=dict)
+
+    def plan(self, record: Mapping[str, Any]) -> PlanNotes | None:
+        """That of the cell which `record` describes."""
+        goal = "targeted" if record["targeted"] else "untargeted"
+        return self.plans.get((record["defense"], record["threat"], goal, record["recipe"]))
 
 
 class Figures(Protocol):
@@ -182,14 +192,28 @@ class Figures(Protocol):
         ...
 
 
-def touching(findings: Sequence[Finding], lines: Sequence[Line]) -> list[Finding]:
+class _Of(Protocol):
+    @property
+    def cell(self) -> str: ...
+
+
+def touching(findings: Sequence[Finding], lines: Iterable[_Of]) -> list[Finding]:
     """Findings about the cells of a table; those about the whole run touch every table."""
-    cells = {line.cell for line in lines}
+    return touching_cells(findings, {line.cell for line in lines})
+
+
+def touching_cells(findings: Sequence[Finding], cells: Set[str]) -> list[Finding]:
+    """The same of cells by their names."""
     return [f for f in findings if not f.cells or cells & set(f.cells)]
 
 
-def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expected: int) -> Line:
-    """The figures of the cell that `record` describes, from its rows."""
+def line_of(
+    record: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    expected: int,
+    plan: PlanNotes | None = None,
+) -> Line:
+    """The figures of the cell that `record` describes, from its rows; plan: of its attacker."""
     predicted = [r["predicted"] for r in rows]
     right = right_shares(predicted, [r["label"] for r in rows])
     won = right_shares(predicted, [r["target"] for r in rows]) if record["targeted"] else 1 - right
@@ -219,7 +243,9 @@ def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expect
             [r["target"] for r in rows] if record["targeted"] else None,
             None if control or _mean_claim(rows) is None else [r["lucky"] for r in rows],
         ),
+        resampled=two_level(right, max(map(len, predicted))),
         searches=_searches(record, rows, won),
+        planning=plan.over(len(rows)) if plan else 0.0,
         **mean,
     )
 
@@ -299,6 +325,9 @@ def _worst(
         ),
         grave=told,
     )
+    by = max(best.searches, key=lambda one: one.broken).name if best.searches else ""
+    plan = context.plan(context.records[best.cell])
+    plans = [context.plan(context.records[line.cell]) for line in attacks]
     return Worst(
         defense=first.defense,
         threat=first.threat,
@@ -311,7 +340,10 @@ def _worst(
         success=Interval(1 - kept.estimate, 1 - kept.high, 1 - kept.low),
         verdict=verdict_of(evidence),
         grave=told,
-        by=max(best.searches, key=lambda one: one.broken).name if best.searches else "",
+        by=by,
+        reason=plan.reason(by) if plan else "",
+        planning=sum(line.planning for line in attacks),
+        planned="; ".join(p.cost for p in plans if p and p.cost),
     )
 
 

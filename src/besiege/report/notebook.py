@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from besiege.report.lines import Figures, Worst
+from besiege.checks.finding import NOTE
+from besiege.report.lines import Figures, Worst, touching
+from besiege.report.terminal import PLANNED, notes_counted
 
 HEADINGS = ("defense", "attacker", "threat", "accuracy", "attack success", "passes", "n")
 
@@ -22,7 +24,7 @@ def as_html(summary: Figures) -> str:
                 f"{line.threat} {line.goal}",
                 str(line.accuracy),
                 str(line.success),
-                f"{line.forwards + line.backwards:,.0f}",
+                line.spent,
                 str(line.n),
             )
         )
@@ -33,11 +35,25 @@ def as_html(summary: Figures) -> str:
     near = "".join(f"<p>{escape(str(curve))}</p>" for curve in told)
     verdicts = "".join(_verdict(worst) for worst in summary.worst)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"{table}{_searches(summary)}{near}{verdicts}{_plans(summary)}"
+    under = f"{_planned(summary)}{_findings(summary)}{_searches(summary)}"
+    return f"{table}{under}{near}{verdicts}{_plans(summary)}"
+
+
+def _planned(summary: Figures) -> str:
+    return f"<p>{escape(PLANNED)}</p>" if any(line.planning for line in summary.lines) else ""
+
+
+def _findings(summary: Figures) -> str:
+    """What may make the table mean less: in full what warns, and notes by their number."""
+    known = touching(summary.findings, summary.lines)
+    items = "".join(f"<li>{escape(str(f))}</li>" for f in known if f.level != NOTE)
+    notes = notes_counted(known)
+    return (f"<ul>{items}</ul>" if items else "") + (f"<p>{escape(notes)}</p>" if notes else "")
 
 
 def _verdict(worst: Worst) -> str:
-    why = "".join(f"<li>{escape(one)}</li>" for one in worst.verdict.why)
+    reasons = (*worst.verdict.why, *filter(None, [worst.reason]))
+    why = "".join(f"<li>{escape(one)}</li>" for one in reasons)
     return f"<p>{escape(str(worst))}</p><ul>{why}</ul>"
 
 
@@ -55,7 +71,9 @@ def _searches(summary: Figures) -> str:
 def _plans(summary: Figures) -> str:
     """How adaptive attackers came to what they did, folded; and the notes of the run."""
     plans = "".join(
-        f"<details><summary>{escape(plan.title)}</summary><ul>"
+        f"<details><summary>{escape(plan.title)}"
+        + (f" (passes: {escape(plan.cost)})" if plan.cost else "")
+        + "</summary><ul>"
         + "".join(f"<li>{escape(note)}</li>" for note in plan.notes)
         + "</ul></details>"
         for plan in summary.plans

@@ -22,6 +22,7 @@ from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
 from besiege.report.proofs import radii
 from besiege.report.tables import Summary, summarise
+from besiege.report.terminal import named_briefly
 from besiege.report.verdict import WORDS
 
 Shown = TypeVar("Shown", Curve, Effort)
@@ -59,6 +60,7 @@ def write_report(folder: Path) -> Path:
         settings=json.dumps(resolved.get("experiment", {}), indent=2),
         environment=run.environment(),
         given=(run.path / "experiment.toml").read_text(),
+        in_python="data" not in resolved.get("experiment", {}),
         records={r["cell"]: r for r in resolved["cells"]},
     )
     return run.write_report(page)
@@ -105,6 +107,7 @@ def _nearest(summary: Summary) -> list[dict[str, Any]]:
             "targeted": targeted,
             "radii": {spelt_radius(found[0], radius): radius for radius in telling(found)},
             "rows": found,
+            "named": named_briefly(touching(summary.findings, found)),
             "plots": [
                 Markup(by_radius(defense, own, reach(found)))
                 for defense, own in _by_name(found).items()
@@ -125,7 +128,9 @@ def _efforts(summary: Summary) -> list[dict[str, Any]]:
             else [by_passes(defense, own) for defense, own in _by_name(group).items()]
         )
         title = f"Accuracy against passes, {threat}, {goal}"
-        found.append({"title": title, "rows": group, "plots": [*map(Markup, plots)], "wide": whole})
+        named = named_briefly(touching(summary.findings, group))
+        about = {"title": title, "rows": group, "named": named}
+        found.append({**about, "plots": [*map(Markup, plots)], "wide": whole})
     return found
 
 
@@ -150,7 +155,9 @@ def _proofs(summary: Summary, records: list[Mapping[str, Any]]) -> list[dict[str
             (threat, proof.at(at[threat]), left[threat].accuracy) for threat in at if threat in left
         ]
         plot = Markup(proof_figure(proof, dict(clean + shares), [*near.values()]))
-        found.append({"proof": proof, "plot": plot, "rows": rows})
+        own = [line for line in summary.lines if line.defense == proof.defense]
+        named = named_briefly(touching(summary.findings, own))
+        found.append({"proof": proof, "plot": plot, "rows": rows, "named": named})
     return found
 
 

@@ -13,11 +13,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from besiege.checks.finding import Finding, from_record
 from besiege.core.comparisons import Comparison, compare, holm
 from besiege.core.errors import BadRun
 from besiege.core.power import images_to_tell
 from besiege.core.stats import Shares, worst_case
 from besiege.core.store import RunFolder
+from besiege.report.lines import touching_cells
+from besiege.report.terminal import findings_under
 
 LEVEL = 0.05  # of all tests together
 TOLD = 0.05  # the difference that a number of images is given for
@@ -35,6 +38,7 @@ class Pair:
     found: Comparison
     corrected: float
     needed: int  # images that would tell a difference of 5 points
+    cells: frozenset[str] = frozenset()  # of both, whose rows it is from
 
     @property
     def told(self) -> bool:
@@ -48,6 +52,7 @@ class _Side(NamedTuple):
     title: str
     shares: Mapping[int, float]
     draws: int
+    cells: frozenset[str]
 
 
 class _Cell(NamedTuple):
@@ -89,19 +94,32 @@ def pairs(run: Path, other: Path | None = None) -> tuple[Pair, ...]:
     compared = [_compared(*sides) for _, _, *sides in found]
     corrected = holm([c.p for c, _ in compared])
     return tuple(
-        Pair(threat, what, one.title, two.title, c, float(p), n)
+        Pair(threat, what, one.title, two.title, c, float(p), n, one.cells | two.cells)
         for (threat, what, one, two), (c, n), p in zip(found, compared, corrected, strict=True)
     )
 
 
-def show(found: Sequence[Pair], stream: TextIO) -> None:
-    """Print a table for each threat and kind of pair; plain where `stream` is no terminal."""
+def findings_of(run: Path, other: Path | None = None) -> tuple[Finding, ...]:
+    """What checks say of the run folders that are compared, each finding once."""
+    folders = [RunFolder(Path(path)) for path in (run, other) if path is not None]
+    found = [from_record(one) for folder in folders for one in folder.findings()]
+    return tuple({str(one): one for one in found}.values())
+
+
+def show(found: Sequence[Pair], stream: TextIO, findings: Sequence[Finding] = ()) -> None:
+    """Print a table for each threat and kind of pair, and below it the findings that touch it.
+
+    Plain where `stream` is no terminal.
+    """
     live = stream.isatty()
     console = Console(
         file=stream, width=None if live else PLAIN_WIDTH, no_color=not live, highlight=False
     )
     for title in dict.fromkeys((p.threat, p.what) for p in found):
-        console.print(_table(title, [p for p in found if (p.threat, p.what) == title], live))
+        own = [p for p in found if (p.threat, p.what) == title]
+        console.print(_table(title, own, live))
+        cells = frozenset[str]().union(*(p.cells for p in own))
+        findings_under(console, touching_cells(findings, cells), live)
     plural = "s" if len(found) > 1 else ""
     console.print(
         f"{len(found)} comparison{plural}; p is corrected for all (Holm); they differ where p <= "
@@ -207,7 +225,8 @@ def _side(cell: _Cell, title: str, wanted: str = "") -> _Side:
     """The shares of a cell: of the label, or where targeted and not said else, of the target."""
     wanted = wanted or ("target" if cell.record["targeted"] else "label")
     each = {i: cell.right(i, wanted) for i in cell.rows}
-    return _Side(title, {i: float(a.mean()) for i, a in each.items()}, _draws([cell]))
+    shares = {i: float(a.mean()) for i, a in each.items()}
+    return _Side(title, shares, _draws([cell]), frozenset([cell.record["cell"]]))
 
 
 def _worsts(cells: Sequence[_Cell]) -> Iterator[_Side]:
@@ -219,7 +238,9 @@ def _worsts(cells: Sequence[_Cell]) -> Iterator[_Side]:
         ids = sorted(set.intersection(*(set(cell.rows) for cell in own)))
         if ids and not all(cell.control for cell in own):
             worst: Shares = worst_case([np.array([c.right(i) for i in ids]) for c in own])
-            yield _Side(defense, dict(zip(ids, worst.tolist(), strict=True)), _draws(own))
+            shares = dict(zip(ids, worst.tolist(), strict=True))
+            names = frozenset(str(cell.record["cell"]) for cell in own)
+            yield _Side(defense, shares, _draws(own), names)
 
 
 def _draws(cells: Sequence[_Cell]) -> int:

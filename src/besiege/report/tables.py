@@ -15,8 +15,9 @@ from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
-from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
+from besiege.report.lines import Context, Line, Worst, line_of, worsts_of
 from besiege.report.notebook import as_html
+from besiege.report.planning import PlanNotes, by_place, plans_of
 from besiege.report.proofs import Proof, proofs_of, proved
 from besiege.report.terminal import as_text
 
@@ -65,8 +66,13 @@ def summarise(path: Path) -> Summary:
             by_cell[row["cell"]].append(row)
     others = len(rows) - sum(map(len, by_cell.values()))
     expected = len(ids)
+    plans, records = plans_of(resolved), {r["cell"]: r for r in resolved["cells"]}
+    findings = tuple(map(from_record, folder.findings()))
+    proofs = tuple(proofs_of(folder.standing()))
+    certified = proved(proofs, resolved["cells"])
+    context = Context(records, findings, _claims(resolved), certified, by_place(plans))
     lines = tuple(
-        line_of(record, by_cell[record["cell"]], expected)
+        line_of(record, by_cell[record["cell"]], expected, context.plan(record))
         for record in resolved["cells"]
         if by_cell[record["cell"]]
     )
@@ -78,12 +84,7 @@ def summarise(path: Path) -> Summary:
     name = str(resolved.get("experiment", {}).get("name", Path(path).name))
     notes = (*(b["note"] for b in resolved.get("budgets", ())), *_notes(folder, others))
     curves = tuple(curves_of(resolved["cells"], by_cell))
-    findings = tuple(map(from_record, folder.findings()))
-    records = {r["cell"]: r for r in resolved["cells"]}
-    proofs = tuple(proofs_of(folder.standing()))
-    context = Context(records, findings, _claims(resolved), proved(proofs, resolved["cells"]))
     worst = tuple(worsts_of(lines, by_cell, context))
-    plans = tuple(_plans(resolved))
     traces = folder.traces(united(resolved["cells"]))
     efforts = tuple(efforts_of(resolved["cells"], by_cell, traces))
     return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
@@ -93,15 +94,6 @@ def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
     """Robust accuracy that the experiment says is claimed, by defense."""
     tables = resolved.get("experiment", {}).get("defense", ())
     return {t["name"]: t["claim"] for t in tables if t.get("claim") is not None}
-
-
-def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:
-    for plan in resolved.get("plans", {}).values():
-        if "defense" in plan:  # as it is not in folders of older versions
-            goal = "targeted" if plan["targeted"] else "untargeted"
-            notes = tuple(plan["notes"])
-            name = plan["recipe"]["name"]
-            yield PlanNotes(plan["defense"], plan["threat"], goal, name, notes, plan["passes"])
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ PLAIN_WIDTH = 150
 STYLES = {STOP: "bold red", WARN: "yellow"}
 TINTS = {BROKEN: "bold red", CERTIFIED: "bold green"}
 PLANS = 2  # of adaptive attackers that are printed; the page has all
+PLANNED = "passes an image, + those of planning on a few of them, shared by all"
 LONG = "defense"  # the column that is folded where a table has no room
 
 
@@ -45,7 +46,7 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         groups.setdefault((line.threat, line.goal), []).append(line)
     for (threat, goal), lines in groups.items():
         console.print(_table(f"{threat}, {goal}", lines, live))
-        _findings(console, touching(summary.findings, lines), live)
+        findings_under(console, touching(summary.findings, lines), live)
         cells = {line.cell for line in lines}
         efforts = [one for one in summary.efforts if one.cell in cells]
         for table in (_scores(lines, live), _searches(lines, live), _efforts(efforts, live)):
@@ -53,6 +54,8 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
                 console.print(table)
     for curves in by_threat(summary.curves).values():
         console.print(_nearest(curves, live))
+        if named := named_briefly(touching(summary.findings, curves)):
+            console.print(Text(f"checks, as above: {named}"))
     _plans(console, summary)
     for worst in summary.worst:
         _headline(console, worst, live)
@@ -73,7 +76,7 @@ def _headline(console: Console, worst: Worst, live: bool) -> None:
         style = TINTS.get(worst.verdict.word, "bold")
         told.stylize(style, start, start + len(str(worst.verdict)))
     console.print(told)
-    for why in worst.verdict.why:
+    for why in (*worst.verdict.why, *filter(None, [worst.reason])):
         console.print(Text(f"  - {why}"))
 
 
@@ -81,22 +84,34 @@ def _plans(console: Console, summary: Figures) -> None:
     """How adaptive attackers came to what they did, of the first few."""
     told = [plan for plan in summary.plans if plan.notes]
     for plan in told[:PLANS]:
-        console.print(Text(f"{plan.title} ({plan.passes:,} passes a pilot image):"))
+        console.print(Text(f"{plan.title}{f' (passes: {plan.cost})' if plan.cost else ''}:"))
         for note in plan.notes:
             console.print(Text(f"  - {note}"))
     if (more := len(told) - PLANS) > 0:
         console.print(Text(f"{more} more such plans: the page of the run has them"))
 
 
-def _findings(console: Console, findings: list[Finding], live: bool) -> None:
-    """What may make the table above mean less; notes are counted."""
+def findings_under(console: Console, findings: Sequence[Finding], live: bool) -> None:
+    """Print what may make the table above mean less; notes are counted."""
     grave = [f for f in findings if f.level != NOTE]
     for finding in grave:
         console.print(Text(str(finding), style=STYLES[finding.level] if live else ""))
-    if notes := len(findings) - len(grave):
-        counted = ", ".join(sorted({f"{f.number} {f.name}" for f in findings if f.level == NOTE}))
-        text = f"{notes} note{'s' if notes > 1 else ''} of checks ({counted}): besiege check RUN"
-        console.print(Text(text))
+    if notes := notes_counted(findings):
+        console.print(Text(notes))
+
+
+def notes_counted(findings: Sequence[Finding]) -> str:
+    """How many notes there are, by which checks; "" without one."""
+    notes = [f for f in findings if f.level == NOTE]
+    counted = ", ".join(sorted({f"{f.number} {f.name}" for f in notes}))
+    plural = "s" if len(notes) > 1 else ""
+    return f"{len(notes)} note{plural} of checks ({counted}): besiege check RUN" if notes else ""
+
+
+def named_briefly(findings: Sequence[Finding]) -> str:
+    """Levels, numbers and names of those that warn."""
+    grave = (f for f in findings if f.level != NOTE)
+    return ", ".join(dict.fromkeys(f"{f.level} {f.number} {f.name}" for f in grave))
 
 
 def _table(title: str, lines: list[Line], live: bool) -> Table:
@@ -122,10 +137,12 @@ def _table(title: str, lines: list[Line], live: bool) -> Table:
             Text(_percent(line.accuracy), style=_tint(line) if live else ""),
             _percent(line.success),
             "" if line.gap is None else f"{100 * line.gap:+.1f}",
-            f"{line.forwards + line.backwards:,.0f}",
+            line.spent,
             str(line.n) if line.n == line.expected else f"{line.n}/{line.expected}",
         )
         before = line.defense
+    if any(line.planning for line in lines):
+        table.caption = PLANNED
     return table
 
 
@@ -176,8 +193,8 @@ def _efforts(efforts: Sequence[Effort], live: bool) -> Table:
             _percent(one.judged),
         )
         before = one.defense
-    if any(not one.kept for one in efforts):
-        table.caption = "passes were not kept by search: an image counts at its last"
+    rough = "; not kept by search: an image counts at its last"
+    table.caption = f"without planning{'' if all(one.kept for one in efforts) else rough}"
     return table
 
 

@@ -8,9 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
+from besiege.checks.catalog import CHECKS
+from besiege.checks.finding import Finding
+from besiege.checks.protocol import Scores
 from besiege.core.errors import BadRun, BadSetting
 from besiege.core.store import RunFolder
 from besiege.study.certify import Certificates
+from besiege.study.examine import examine_run
+
+FEW = 40  # the check that asks whether there are enough images
 
 
 def certifiable(path: Path, chain: str, vote: str, model: str) -> dict[str, Any]:
@@ -55,3 +61,23 @@ def keep_certificates(
     with RunFolder.open(path) as folder:
         others = [c for c in folder.certificates() if c["defense"] != run["defense"]]
         folder.write_certificates([*others, record])
+
+
+def on_curve(
+    found: Certificates,
+    label: Tensor,
+    path: Path | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """What checks say of a curve of certified accuracy; label: (n,) of its images.
+
+    path, run: of a folder that keeps the certificates (`keep_certificates`), which is examined
+    again: what touches its defense counts, and what refutes a radius is among it.
+    """
+    right = (found.answer == label.cpu().numpy()).astype(float)
+    few = CHECKS[FEW](Scores(right), "certified accuracy at radius 0")
+    if path is None or run is None:
+        return [few] if few else []
+    cells = {c["cell"] for c in run["cells"] if c["defense"] == run["defense"]}
+    known = examine_run(path)
+    return [*([few] if few else []), *(f for f in known if not f.cells or cells & set(f.cells))]

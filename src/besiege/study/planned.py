@@ -13,7 +13,7 @@ import torch
 from besiege.core.files import write_whole
 from besiege.core.key import Key
 from besiege.core.store import PLANS
-from besiege.study.adaptive import BUDGET, PUPILS, plan
+from besiege.study.adaptive import BUDGET, PUPILS, Plan, pilots_for, plan
 from besiege.study.experiment import Experiment
 from besiege.study.prepared import Prepared
 from besiege.study.recipe import ADAPTIVE, Recipe
@@ -21,6 +21,7 @@ from besiege.study.siege import Siege
 from besiege.study.tables import RecipeTable
 
 Told = Callable[[str], None]  # a title, when a plan is begun
+TRAINED = ": a network learned it"  # what a plan notes of a network that it trained
 
 
 def adapts(experiment: Experiment, prepared: Prepared) -> bool:
@@ -63,7 +64,7 @@ def planned(
 
 
 def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dict[str, Any]:
-    """A plan as JSON: its recipe as a table with paths from `folder`, its notes and its cost."""
+    """The plan of one siege as JSON; see `as_record`."""
     images = prepared.examples(tuple(ids), siege.threat)
     goal = images.target if siege.threat.targeted else images.label
     key = Key.root(prepared.experiment.seed, ids, images.x.device)
@@ -81,13 +82,31 @@ def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dic
             opponents=replace(siege.opponents, models=models),
             folder=folder / PLANS,
         )
-    whole = RecipeTable.model_validate({**as_table(found.recipe), "name": siege.recipe.name})
+    return as_record(found, siege.recipe.name, len(ids), budget, folder)
+
+
+def as_record(found: Plan, name: str, images: int, budget: int, folder: Path) -> dict[str, Any]:
+    """A plan as JSON: its recipe as a table with paths from `folder`, its notes and its cost.
+
+    name: of the recipe. images: that were there to plan on, for `budget` passes an image.
+    """
+    whole = RecipeTable.model_validate({**as_table(found.recipe), "name": name})
+    return {
+        "recipe": within(whole, folder).model_dump(mode="json", exclude_defaults=True),
+        "notes": list(found.notes),
+        "passes": found.passes,
+        "pilots": min(images, pilots_for(budget)),
+        "networks": sum(TRAINED in note for note in found.notes),
+    }
+
+
+def within(table: RecipeTable, folder: Path) -> RecipeTable:
+    """The table with paths into `folder` counted from there."""
 
     def inside(path: str) -> str:
         return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
-    table = whole.placed(inside).model_dump(mode="json", exclude_defaults=True)
-    return {"recipe": table, "notes": list(found.notes), "passes": found.passes}
+    return table.placed(inside)
 
 
 def as_table(recipe: Recipe) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from besiege.study.progress import Event
 from besiege.study.run import run_experiment
 
 IN_ORDER = 20  # so many labels are not in order by chance
+STEP = 32  # images between two looks
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run_until(
     out: Path,
     threshold: float,
     on_event: Callable[[Event], None] | None = None,
-    step: int = 32,
+    step: int = STEP,
 ) -> tuple[Told, ...]:
     """Run `experiment` on `step` more images at a time, until all defenses are told from threshold.
 
@@ -56,8 +57,7 @@ def run_until(
     a longer one resumes it. Raises BadSetting for a threshold outside (0, 1), and for images in
     order of their labels, of which the first say nothing about the others.
     """
-    if not 0 < threshold < 1 or step < 1:
-        raise BadSetting(f"a threshold lies in (0, 1), a step is >= 1: got {threshold} and {step}.")
+    check_until(threshold, step)
     n, most = 0, experiment.data.n
     while True:
         n = min(n + step, most) if most else n + step
@@ -67,6 +67,26 @@ def run_until(
         there = len(RunFolder(out).resolved()["ids"])
         if all(one.stop for one in found) or there < n or n == most:
             return found
+
+
+def check_until(threshold: float, step: int = STEP) -> None:
+    """Raise BadSetting for a threshold or a step that no run can end by."""
+    if not 0 < threshold < 1 or step < 1:
+        raise BadSetting(f"a threshold lies in (0, 1), a step is >= 1: got {threshold} and {step}.")
+
+
+def looks(ids: Sequence[int], threshold: float | None, step: int = STEP) -> Iterator[list[int]]:
+    """The first of `ids`, `step` more each time; all at once where there is no threshold.
+
+    >>> [len(some) for some in looks(range(70), 0.3)]
+    [32, 64, 70]
+    """
+    if threshold is None:
+        yield list(ids)
+        return
+    check_until(threshold, step)
+    for end in range(step, len(ids) + step, step):
+        yield list(ids[:end])
 
 
 def told(out: Path, threshold: float) -> tuple[Told, ...]:
