@@ -52,6 +52,12 @@ def gate(
     despite_findings: Despite = False,
     severity: Severity = None,
     latency: Latency = None,
+    no_product: Annotated[
+        bool,
+        typer.Option(
+            "--no-product", help="Do not measure latency and corruptions that nobody asks for."
+        ),
+    ] = False,
     calls: Annotated[int, typer.Option(help="How many calls are timed.")] = 30,
     junit: Annotated[Path | None, typer.Option(help="An .xml file for test reports.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="A .json file.")] = None,
@@ -85,6 +91,7 @@ def gate(
             severities=severities,
             calls=calls,
             batches=latency or (),
+            measure=not no_product,
             overrides=() if run.suffix == ".toml" else change or (),
             on_event=display,
         )

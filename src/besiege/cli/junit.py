@@ -36,7 +36,9 @@ def _suite(gate: Gate, defense: Defended) -> xml.Element:
         time=_seconds(defense.judged),
     )
     suite.extend(cases)
-    xml.SubElement(suite, "system-out").text = _clean("\n".join(defense.context))
+    xml.SubElement(suite, "system-out").text = _clean(
+        "\n".join([*map(str, defense.product), *defense.context])
+    )
     return suite
 
 

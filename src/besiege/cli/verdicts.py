@@ -26,6 +26,9 @@ def show(gate: Gate) -> None:
         for one in defense.judged:
             if one.sentence:
                 console.print(Text(f"{one.requirement} ({one.about}): {one.sentence}"))
+        for why in dict.fromkeys(told.missing for told in defense.product if told.missing):
+            names = ", ".join(told.quantity for told in defense.product if told.missing == why)
+            console.print(Text(f"{names}: {why}"))
         for sentence in defense.context:
             console.print(Text(f"note: {sentence}"))
         console.print()
@@ -63,4 +66,9 @@ def _table(console: Console, defense: Defended, live: bool) -> None:
             str(one.measured.n),
             Text(str(one.verdict), style=tints[one.verdict] if live else ""),
         )
+    if defense.product:
+        table.add_section()
+    for told in defense.product:
+        about, n = Text(told.about), str(told.measured.n)
+        table.add_row(Text(told.quantity), about, Text(told.shown), n, Text("told"))
     console.print(table)

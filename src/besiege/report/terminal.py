@@ -193,8 +193,8 @@ def _efforts(efforts: Sequence[Effort], live: bool) -> Table:
             _percent(one.judged),
         )
         before = one.defense
-    rough = "; not kept by search: an image counts at its last"
-    table.caption = f"without planning{'' if all(one.kept for one in efforts) else rough}"
+    rough = "passes were not kept by search: an image counts at its last; "
+    table.caption = f"{'' if all(one.kept for one in efforts) else rough}without planning"
     return table
 
 

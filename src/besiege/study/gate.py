@@ -16,6 +16,7 @@ from besiege.study.corruptions import CORRUPTIONS, SEVERITY, strength
 from besiege.study.gauges import Gauges
 from besiege.study.held import Held
 from besiege.study.latency import CALLS, check_calls
+from besiege.study.product import Told, product, spelt
 from besiege.study.progress import Event
 from besiege.study.readings import Bench
 from besiege.study.requirements import (
@@ -49,12 +50,7 @@ class Judged:
     @property
     def shown(self) -> str:
         """The figure and its limits, as tables print them."""
-        unit = self.requirement.kind.unit
-        figure, low, high = (unit.shown(v) for v in self.measured[:3])
-        if math.isnan(self.measured.estimate):
-            return "-"
-        limits = f" [{low}, {high}]" if self.measured.low < self.measured.high else ""
-        return f"{figure}{limits} {unit.symbol}".rstrip()
+        return spelt(self.measured, self.requirement.kind.unit)
 
     @property
     def undecided(self) -> bool:
@@ -83,11 +79,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Defended:
-    """One defense: its requirements, and what a reader has to know of the figures."""
+    """One defense: its requirements, and what a reader has to know of the figures.
+
+    product: figures beside them that nobody asked for.
+    """
 
     name: str
     judged: tuple[Judged, ...]
     context: tuple[str, ...]
+    product: tuple[Told, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Gate:
                     "name": defense.name,
                     "requirements": [one.record() for one in defense.judged],
                     "context": list(defense.context),
+                    "product": [told.record() for told in defense.product],
                 }
                 for defense in self.defenses
             ],
@@ -170,6 +171,7 @@ def gate(
     severities: Sequence[int] = (SEVERITY,),
     calls: int = CALLS,
     batches: Sequence[int] = (),
+    measure: bool = True,
     overrides: Sequence[str] = (),
     on_event: Callable[[Event], None] | None = None,
     gauges: Gauges | None = None,
@@ -180,10 +182,11 @@ def gate(
     empty for all. on: "interval" or "estimate", what decides. allow_undecided: an interval that
     holds the bound does not fail. despite_findings: pass what a check says STOP of.
     severities, calls: of corruptions and of latency. batches: whose latency is told besides.
+    measure: latency and corruptions that nobody asks for are told too, on a few images (`product`).
     overrides: settings of the run, for what is measured now. gauges: measure with these.
     Raises BadRun for a folder without a finished run, BadSetting or UnknownName for a requirement
-    that cannot be asked of it. Cost: one reading of the folder; what latency and corruptions take
-    where they are asked for.
+    that cannot be asked of it. Cost: one reading of the folder; what latency and corruptions take,
+    on all images where they are asked for.
     """
     asked = asking(requirements, on, severities, calls)
     path = Path(run)
@@ -197,7 +200,8 @@ def gate(
     for name in defenses or held.names:
         bench = Bench(held, meter, name)
         judged = tuple(j for r in asked for j in _judged(bench, r, On(on), despite_findings))
-        found.append(Defended(name, judged, tuple(bench.context(asked, batches))))
+        context = tuple(bench.context(asked, batches))
+        found.append(Defended(name, judged, context, product(bench, asked, measure)))
     return Gate(str(path), On(on), tuple(found), allow_undecided)
 
 

@@ -45,6 +45,9 @@ class Gauges:
         self.path, self.overrides = path, tuple(overrides)
         self.severities, self.calls = tuple(severities), calls
         self.on_event, self.clock = on_event, clock
+        self.most: tuple[int, int] | None = (
+            None  # images and draws that corruptions are measured on
+        )
         self._latencies: dict[tuple[str, int], Latency] = {}
         self._shares: dict[tuple[str | None, str], Shares] = {}
 
@@ -64,11 +67,39 @@ class Gauges:
             )
         return made.prepared, tuple(made.resolved["ids"])
 
+    def light(self, images: int, draws: int, calls: int) -> Gauges:
+        """Gauges of the same defenses that measure on so much at most."""
+        made = self._made  # once for both
+        other = Gauges(
+            self.path, self.overrides, self.severities, min(calls, self.calls), self.on_event
+        )
+        other.clock, other.most, other.__dict__["_made"] = self.clock, (images, draws), made
+        return other
+
+    def asked(self, name: str) -> int:
+        """How often a defense is asked about one corruption."""
+        x = self._examples(self._ids[:1]).x
+        random = self._deployed(name).is_random((x.shape[1], x.shape[2], x.shape[3]))
+        return len(self._ids) * len(self.severities) * (self._draws if random else 1)
+
+    @property
+    def _ids(self) -> tuple[int, ...]:
+        """Of the images that corruptions are measured on."""
+        ids = self._made[1]
+        return ids if self.most is None else ids[: self.most[0]]
+
+    @property
+    def _draws(self) -> int:
+        draws = self._made[0].experiment.judge.draws
+        return draws if self.most is None else min(draws, self.most[1])
+
     def latency(self, name: str, batch: int) -> Latency:
         """That of the defense `name`, beside the bare classifier's, on the run's device."""
         if (name, batch) not in self._latencies:
             prepared, ids = self._made
             some = self._examples(ids[:POOL])
+            if self.on_event:
+                self.on_event(Event("", f"{name} · latency at batch {batch}", 0, self.calls, 0.0))
             key = Key.root(prepared.experiment.seed, list(some.ids), some.x.device)
             with threads(prepared.experiment.engine.threads):
                 self._latencies[name, batch] = latency(
@@ -85,7 +116,7 @@ class Gauges:
     def right_under(self, name: str | None, kind: str) -> Shares:
         """Share of right answers to each image under a corruption, (n,); None: bare classifier."""
         if (name, kind) not in self._shares:
-            prepared, ids = self._made
+            prepared, ids = self._made[0], self._ids
             size, began = prepared.experiment.engine.batch, time.monotonic()
             found = []
             with threads(prepared.experiment.engine.threads):
@@ -110,7 +141,7 @@ class Gauges:
             Key.root(experiment.seed, list(ids), some.x.device),
             kind,
             self.severities,
-            experiment.judge.draws,
+            self._draws,
             experiment.engine.micro_batch,
         )
 

@@ -79,6 +79,18 @@ class Held:
         planned = {plan["recipe"]["name"] for plan in self.resolved.get("plans", {}).values()}
         return bool(cell.settings.get("union")) or cell.recipe in planned
 
+    def plan(self, cell: Cell) -> Mapping[str, Any] | None:
+        """That of its attacker, where one was made that took passes."""
+        where = {k: cell.record[k] for k in ("defense", "threat", "targeted")}
+        plans: Mapping[str, Mapping[str, Any]] = self.resolved.get("plans", {})
+        own = (
+            p
+            for p in plans.values()
+            if p["recipe"]["name"] == cell.recipe and all(p.get(k) == v for k, v in where.items())
+        )
+        found = next(own, None)
+        return found if found and found["passes"] else None
+
     def touching(self, cells: Sequence[Cell]) -> list[Finding]:
         """Findings about some of the cells, or about the whole run; none where there is no cell."""
         hashes = {cell.hash for cell in cells}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,10 @@ class Bench:
     held: Held
     gauges: Gauges
     name: str
+
+    def light(self, images: int, draws: int, calls: int) -> Bench:
+        """One that measures on so much at most."""
+        return replace(self, gauges=self.gauges.light(images, draws, calls))
 
     def read(self, requirement: Requirement) -> Iterator[Reading]:
         """The figures that it is about: one a threat and goal, or one. Made as they are taken."""
@@ -148,12 +152,20 @@ class Bench:
         own, bare = (self.gauges.right_under(name, kind).mean() for name in (self.name, None))
         return f"{100 * own:.1f} ({100 * bare:.1f})"
 
+    def _planning(self, attackers: Sequence[Cell]) -> str:
+        """What their plans took, each shared by its images; "" where nobody planned."""
+        plans = [(plan, cell) for cell in attackers if (plan := self.held.plan(cell))]
+        if not plans:
+            return ""
+        spent = " and ".join(f"{p['passes']:,} on each of {p.get('pilots', '?')}" for p, _ in plans)
+        return f", and planning {spent}"
+
     def _attackers(self, about: str, group: Sequence[Cell]) -> str:
         attackers = [cell for cell in group if not cell.control]
         passes = sum(np.mean(c.column("forwards") + c.column("backwards")) for c in attackers)
         told = (
             f"{about}: an upper bound, found by {', '.join(cell.recipe for cell in attackers)} in "
-            f"{passes:,.0f} passes an image; strongest: {_strongest(group).recipe}"
+            f"{passes:,.0f} passes an image{self._planning(attackers)}; strongest: {_strongest(group).recipe}"
         )
         return told if any(map(self.held.strong, attackers)) else f"{told}. {ADAPT}"
 
