@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 def command(home, monkeypatch, command_line):
     """Run `besiege gate` there: its exit code, stdout and stderr."""
     monkeypatch.chdir(home)
-    return partial(command_line, "gate")
+    return partial(command_line, "gate", "--no-product")
 
 
 @pytest.fixture
@@ -69,6 +69,21 @@ def test_exit_codes(run, command, requirement, code, word):
     assert found == code
     assert f"| {word}" in out
     assert f"{'passed' if code == 0 else 'not passed'}: 1 {word}, decided on the interval" in out
+
+
+def test_a_defense_is_shown_as_a_product(run, command_line, tmp_path):
+    file = tmp_path / "gate.xml"
+    asked = ("gate", run, "--require", "robust>=0%", "--junit", file)
+    code, out, err = command_line(*asked, "--calls", "6")
+    assert code == 0, err
+    for name in ("clean", "latency", "overhead", "corrupted"):
+        assert len([x for x in out.splitlines() if x.startswith(f"| {name} ")]) == 2
+        assert f"{name} (" in file.read_text()
+    assert "jpeg" in err  # progress
+    assert "gate: passed: 2 PASS, decided" in out
+    code, out, _ = command_line(*asked, "--no-product")
+    assert "| clean" in out
+    assert "| corrupted" not in out
 
 
 def test_what_is_open_may_be_let_pass(run, command):

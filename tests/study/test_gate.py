@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from besiege.core.key import Key
 from besiege.core.power import images_to_decide
 from besiege.core.store import RunFolder
 from besiege.report.tables import summarise
+from besiege.study import gate as gates
 from besiege.study.corruptions import CORRUPTIONS, right_under
 from besiege.study.experiment import experiment_from
-from besiege.study.gate import gate
 from besiege.study.gauges import Gauges
 from besiege.study.run import run_experiment
 
+gate = partial(gates.gate, measure=False)  # latency and corruptions where they are asked for
 OWN = """
 import torch
 
@@ -284,7 +286,11 @@ def test_a_run_made_in_python_has_no_defense_to_measure(tmp_path):
     bare = besiege.Defense(besiege.parse_chain("bits"), besiege.load_model("digits-cnn"))
     out = tmp_path / "run"
     besiege.evaluate(bare, x, y, besiege.Linf(0.1), recipes=["none", "bpda"], steps=1, out=out)
-    assert gate(out, ["robust>=0%", "clean>=0%"]).passed
+    found = gates.gate(out, ["robust>=0%"])
+    assert found.passed
+    told = {one.quantity: one for one in found.defenses[0].product}
+    assert "load_recipes" in told["latency"].missing == told["corrupted"].missing
+    assert told["clean"].measured.n == 4
     with pytest.raises(BadRun, match=r"cannot be measured again: it was made in Python"):
         gate(out, ["latency<=1s"])
 
@@ -335,3 +341,59 @@ def test_the_record_is_json_without_nan(run):
     assert math.isclose(clean["estimate"], found.judged[1].measured.estimate)
     assert (again["exit"], again["passed"]) == (1, False)
     assert "REFUSED   bits: robust@l2:2>=0%" in str(found)
+
+
+def test_the_product_is_told_unasked(run):
+    """Clean accuracy always; the rest by default, on a few images, and never what was asked."""
+    found = gates.gate(run, ["robust@linf:0.1>=0%"], defenses=["noise"])
+    clean, latency, overhead, corrupted = found.defenses[0].product
+    names = [told.quantity for told in (clean, latency, overhead, corrupted)]
+    assert names == ["clean", "latency", "overhead", "corrupted"]
+    line = next(x for x in summarise(run).lines if x.control and x.defense == "noise")
+    assert clean.measured == (*line.accuracy, 20)
+    assert 0 < latency.measured.low <= latency.measured.estimate < 10
+    assert latency.measured.n == 10
+    by_hand = Gauges(run)
+    shares = [by_hand.right_under("noise", kind) for kind in CORRUPTIONS]  # 20 images, 4 draws
+    assert corrupted.measured.estimate == pytest.approx(np.mean(shares))
+    assert "8 corruptions, severity 3; bare classifier " in corrupted.about
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["defenses"][0]["product"][0]["estimate"] == clean.measured.estimate
+    assert len(found.judged) == 1
+    short = gate(run, ["robust@linf:0.1>=0%"], defenses=["noise"])
+    assert [told.quantity for told in short.defenses[0].product] == ["clean"]
+    asked = gates.gate(
+        run,
+        ["clean>=0%", "latency<=9s", "overhead<=99999x", "corrupted@jpeg>=0%"],
+        defenses=["noise"],
+        calls=6,
+    )
+    assert asked.defenses[0].product == ()
+
+
+def test_what_would_take_long_is_not_measured_unasked(run):
+    ticks = iter(range(10_000))  # a clock by which every answer takes a second
+    slow = Gauges(run, clock=lambda: float(next(ticks)))
+    found = gates.gate(run, ["robust@linf:0.1>=0%"], defenses=["noise"], gauges=slow)
+    corrupted = found.defenses[0].product[-1]
+    assert "about 640 s would be needed for 640 answers" in corrupted.missing
+    assert corrupted.shown == "-"
+
+
+def test_few_images_and_draws_are_a_part_of_all(run):
+    light, whole = Gauges(run).light(5, 2, 6), Gauges(run)
+    assert light.asked("noise") == 10
+    assert light.asked("bits") == 5
+    some = light.right_under("bits", "jpeg")
+    assert some.tolist() == whole.right_under("bits", "jpeg")[:5].tolist()
+
+
+def test_planning_is_told_with_the_passes(tmp_path):
+    plan = {"passes": 700, "pilots": 8, "recipe": {"name": "bpda"}}
+    where = {"defense": "bits", "threat": "linf 0.1", "targeted": False}
+    small = {"defense": SETTINGS["defense"][:1], "threat": [{"eps": 0.1}]}
+    run = made(tmp_path, **small, data={"source": "digits", "n": 3})
+    resolved = RunFolder(run).resolved()
+    (run / "resolved.json").write_text(json.dumps({**resolved, "plans": {"x": {**plan, **where}}}))
+    told = gate(run, ["robust>=0%"]).defenses[0].context[0]
+    assert "passes an image, and planning 700 on each of 8; strongest" in told

@@ -34,6 +34,7 @@ from besiege.core.errors import BadRun
 from besiege.core.lock import hold
 
 LOCKS = "locks"
+GIVEN, PLANNED = "experiment.toml", "planned.toml"  # as asked for, and as worked out
 PLANS = "plans"  # what attackers worked out, before the run is begun
 FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
@@ -100,7 +101,7 @@ class RunFolder:
         whole = {**resolved, "earlier": list(earlier.values())}
         self._put("resolved.json", json.dumps(whole, indent=1).encode())
         self._put("environment.json", json.dumps(environment, indent=1).encode())
-        self._put("experiment.toml", given.encode())
+        self._put(GIVEN, given.encode())
 
     def write_shard(
         self,
@@ -122,7 +123,7 @@ class RunFolder:
 
     def write_planned(self, text: str) -> None:
         """The experiment with its adaptive attackers worked out, to be run elsewhere."""
-        self._put("planned.toml", text.encode())
+        self._put(PLANNED, text.encode())
 
     def write_findings(self, findings: Sequence[Mapping[str, Any]]) -> None:
         """What checks say of the run."""

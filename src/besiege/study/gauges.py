@@ -45,9 +45,7 @@ class Gauges:
         self.path, self.overrides = path, tuple(overrides)
         self.severities, self.calls = tuple(severities), calls
         self.on_event, self.clock = on_event, clock
-        self.most: tuple[int, int] | None = (
-            None  # images and draws that corruptions are measured on
-        )
+        self.most: tuple[int, int] | None = None  # images and draws of corruptions
         self._latencies: dict[tuple[str, int], Latency] = {}
         self._shares: dict[tuple[str | None, str], Shares] = {}
 

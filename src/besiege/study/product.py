@@ -64,8 +64,8 @@ def product(bench: Bench, asked: Sequence[Requirement], measure: bool = True) ->
     """The figures of a product that `asked` are not about.
 
     measure: latency, overhead and corruptions too; else clean accuracy alone, which the run has.
-    What cannot be measured says why. Cost: 13 answers to an image, and 8 corruptions of 32 images on
-    4 draws at most, if that takes less than a minute.
+    What cannot be measured says why. Cost: 13 answers to one image, and 8 corruptions of 32 images
+    on 4 draws at most, if that takes less than a minute.
     """
     known = {r.quantity for r in asked}
     found = [] if CLEAN in known else [*_read(bench, parse_requirement("clean>=0%"))]

@@ -165,7 +165,8 @@ class Bench:
         passes = sum(np.mean(c.column("forwards") + c.column("backwards")) for c in attackers)
         told = (
             f"{about}: an upper bound, found by {', '.join(cell.recipe for cell in attackers)} in "
-            f"{passes:,.0f} passes an image{self._planning(attackers)}; strongest: {_strongest(group).recipe}"
+            f"{passes:,.0f} passes an image{self._planning(attackers)}; strongest: "
+            f"{_strongest(group).recipe}"
         )
         return told if any(map(self.held.strong, attackers)) else f"{told}. {ADAPT}"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from besiege.core.errors import BadRun
-from besiege.core.store import RunFolder
+from besiege.core.store import GIVEN, PLANNED, RunFolder
 from besiege.study.experiment import experiment_from
 from besiege.study.prepared import Prepared, prepare
 
@@ -37,7 +37,12 @@ def rebuilt(path: Path, overrides: Sequence[str], purpose: str, instead: str) ->
     if "data" not in resolved.get("experiment", {}):
         why = "it holds no run (no resolved.json in it)."
         if resolved:
-            why = "it was made in Python, and does not say from which model and images. " + instead
+            file = path / (PLANNED if (path / PLANNED).exists() else GIVEN)
+            why = (
+                "it was made in Python, and does not say from which model and images. With them in "
+                f'memory, recipes=besiege.load_recipes("{file}") attack once more. '
+                f"{instead}"
+            )
         raise BadRun(f"{path} cannot be {purpose}: {why}")
     settings = resolved["experiment"]
     prepared = prepare(experiment_from(settings, overrides, where=f"{path}/resolved.json"))
