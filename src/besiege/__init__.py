@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from besiege.attacks.threat import Linf as Linf
     from besiege.attacks.threat import RmsL2 as RmsL2
     from besiege.attacks.threat import Threat as Threat
+    from besiege.core.bootstrap import two_level as two_level
     from besiege.core.entry import Entry as Entry
     from besiege.core.errors import BesiegeError as BesiegeError
     from besiege.core.key import Key as Key
+    from besiege.core.power import images_for as images_for
+    from besiege.core.power import images_to_tell as images_to_tell
+    from besiege.core.sequential import confidence_sequence as confidence_sequence
     from besiege.data.catalog import load_images as load_images
     from besiege.data.images import ImageSet as ImageSet
     from besiege.data.images import audit as audit
@@ -43,18 +47,22 @@ if TYPE_CHECKING:
     from besiege.defenses.transform import Transform as Transform
     from besiege.defenses.transform import module as module
     from besiege.evaluation import evaluate as evaluate
+    from besiege.evaluation import judge_images as judge_images
     from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
     from besiege.study.adaptive import plan as plan
     from besiege.study.bridge import bridge as bridge
     from besiege.study.certify import certify as certify
+    from besiege.study.certify import predict as predict
     from besiege.study.descent import descent as descent
+    from besiege.study.doctor import doctor as doctor
     from besiege.study.gate import gate as gate
     from besiege.study.imitation import imitate as imitate
     from besiege.study.judge import judge as judge
     from besiege.study.recipe import Recipe as Recipe
     from besiege.study.recipes import RECIPES as RECIPES
+    from besiege.study.written import load_recipes as load_recipes
 
 _HOMES = {
     "ATTACKS": "attacks.catalog",
@@ -86,19 +94,27 @@ _HOMES = {
     "Transform": "defenses.transform",
     "bridge": "study.bridge",
     "certify": "study.certify",
+    "confidence_sequence": "core.sequential",
     "descent": "study.descent",
+    "doctor": "study.doctor",
     "evaluate": "evaluation",
     "from_callable": "models.callable",
     "gate": "study.gate",
     "audit": "data.images",
     "from_iterable": "data.iterable",
+    "images_for": "core.power",
+    "images_to_tell": "core.power",
     "imitate": "study.imitation",
     "judge": "study.judge",
+    "judge_images": "evaluation",
     "load_images": "data.catalog",
     "load_model": "models.catalog",
+    "load_recipes": "study.written",
     "module": "defenses.transform",
     "parse_chain": "defenses.catalog",
     "plan": "study.adaptive",
+    "predict": "study.certify",
+    "two_level": "core.bootstrap",
 }
 
 

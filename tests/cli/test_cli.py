@@ -95,9 +95,24 @@ def test_certify_prints_a_curve_and_draws_it(besiege, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"\| +0.1 \| +\d+.\d \[", done.stdout)
     assert "3 of 3 right" in done.stdout
+    assert "NOTE 40 too few images" in done.stdout.split("3 of 3 right")[0].split("+\n")[-1]
     assert "160/160" in done.stderr
     assert (tmp_path / "curve.svg").read_text().startswith("<svg")
     assert besiege("certify", *args, "--radius", "0.1", cwd=tmp_path).stdout in done.stdout
+
+
+def test_predict_answers_or_abstains_and_certifies_nothing(command_line):
+    args = ["certify", "--model", "digits-cnn", "--n", "3", "--samples", "60", "--predict"]
+    code, out, err = command_line(*args, "--defense", "noise:scale=0.2")
+    assert code == 0, err
+    answers = out.splitlines()[:-1]
+    assert len(answers) == 3
+    assert all(re.fullmatch(r"\d+: (\d|abstains)( \(label \d\))?", line) for line in answers)
+    assert "radius" not in out
+    code, out, _ = command_line(*args[:-2], "3", "--predict", "--defense", "noise:scale=0.2")
+    assert out.count("abstains") == 3  # three samples tell nothing
+    code, _, err = command_line(*args, "--defense", "noise:scale=0.2", "--radius", "0.1")
+    assert (code, "certifies nothing" in err) == (2, True)
 
 
 def test_run_resumes(besiege, tmp_path):

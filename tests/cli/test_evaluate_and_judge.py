@@ -84,6 +84,15 @@ def test_nobody_named_it_is_the_attacker_that_adapts(home, command_line):
     assert RunFolder(home / "run").rows() == before
 
 
+def test_it_may_end_once_it_is_told(home, command_line):
+    evaluate = ["evaluate", "--defense", "bits:bits=4", "--model", "digits-cnn", "--data", "digits"]
+    evaluate += ["--recipe", "bpda", "--steps", "3", "--threat", "linf:eps=0.6", "--n", "300"]
+    code, out, err = command_line(*evaluate, "--until", "0.5", "--out", "run")
+    assert code == 0, err
+    assert "robust accuracy below 50 %, known after " in " ".join(out.split())
+    assert len(RunFolder(home / "run").resolved()["ids"]) <= 64
+
+
 def test_a_budget_may_be_a_time_and_a_run_that_resumes_keeps_it(home, command_line):
     evaluate = ["evaluate", "--defense", "bits:bits=4", "--model", "digits-cnn", "--data", "digits"]
     evaluate += ["--recipe", "bpda", "--n", "3", "--budget", "1s", "--out", "run"]
@@ -136,6 +145,9 @@ def test_a_run_is_certified(home, command_line):
     assert (code, "run has no defense of noise:scale=0.1" in err) == (2, True)
     code, out, err = command_line(*certify, "noise:scale=0.2")
     assert (code, "kept: run" in out) == (0, True), err
+    said = " ".join(out.split())
+    assert "NOTE 40 too few images: certified accuracy at radius 0: " in said
+    assert "NOTE 40 too few images: smooth · " in said  # what touches the run's own figures
     (proof,) = RunFolder(home / "run").certificates()
     sure = [a == y and r >= 0.05 for a, y, r in zip(*(proof[k] for k in PROOF), strict=True)]
     code, out, err = command_line("report", "run")

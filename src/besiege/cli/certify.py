@@ -11,9 +11,13 @@ import typer
 from besiege.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from besiege.checks.finding import Finding
+    from besiege.core.key import Key
+    from besiege.defenses.defense import Defense
     from besiege.study.certify import Certificates
 
 
@@ -37,6 +41,12 @@ def certify(
         Path | None,
         typer.Option(help="A run folder with this defense: its images are certified, and kept."),
     ] = None,
+    predict: Annotated[
+        bool,
+        typer.Option(
+            "--predict", help="Only ask what it answers, or that it abstains; certify no radius."
+        ),
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
 ) -> None:
     """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
@@ -51,6 +61,8 @@ def certify(
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
 
+    if predict and (into or radius is not None or figure):
+        raise BadSetting("--predict certifies nothing: leave out --into, --radius and --figure.")
     if figure is not None and figure.suffix.lower() != ".svg":
         raise BadSetting(f'a figure is an .svg file, not "{figure}".')
     run = certifiable(into, defense, vote, model) if into else None
@@ -60,6 +72,9 @@ def certify(
     network = load_model(model, shape=images.shape)
     check_images(x, y, network.num_classes, network.channels, ids)
     deployed = Defense(parse_chain(defense), network, VOTES.build(vote))
+    if predict:
+        _predict(deployed, x, y, Key.root(seed, ids), ids, samples, alpha, micro_batch)
+        return
     with Display(sys.stderr) as display:
         found = certify_images(
             deployed,
@@ -77,6 +92,33 @@ def certify(
     _show(found, y, radius, defense, figure, on_curve(found, y, into, run))
     if run and into:
         print(f"kept: {into}; `besiege report {into}` has the verdict")
+
+
+def _predict(
+    deployed: Defense,
+    x: Tensor,
+    y: Tensor,
+    key: Key,
+    ids: Sequence[int],
+    samples: int,
+    alpha: float,
+    micro_batch: int,
+) -> None:
+    """Print the answer to each image, and how many are right."""
+    from besiege.core.stats import share_interval
+    from besiege.defenses.defense import ABSTAIN
+    from besiege.study.certify import predict
+
+    found = predict(deployed, x, key, samples=samples, alpha=alpha, micro_batch=micro_batch)
+    names = deployed.classifier.classes
+    for i, answer, label in zip(ids, found.tolist(), y.tolist(), strict=True):
+        said = "abstains" if answer == ABSTAIN else names[answer]
+        print(f"{i}: {said}{'' if answer == label else f' (label {names[label]})'}")
+    right, silent = (found == y).double().cpu().numpy(), int((found == ABSTAIN).sum())
+    print(
+        f"right: {share_interval(right)} of {len(y)}; {silent} without an answer. {samples:,} "
+        f"samples an image; an answer is wrong with a chance of {alpha:g} at most."
+    )
 
 
 def _some(count: int, n: int, seed: int) -> list[int]:

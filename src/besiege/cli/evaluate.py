@@ -38,6 +38,7 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(help="Steps of every attacker of --recipe that makes steps. [50]")
     ] = None,
+    until: options.Until = None,
     out: options.Out = Path("runs/evaluate"),
     save_images: options.SaveImages = False,
     change: options.Change = None,
@@ -66,6 +67,7 @@ def evaluate(
         steps=50 if steps is None else steps,
         budget=None if budget is None else parse_budget(budget),
         claim=claim,
+        until=until,
         changes=[f"data.n={n}", *options.changes(change, save_images)],
         out=out,
     )

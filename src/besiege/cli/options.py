@@ -38,6 +38,13 @@ Budget: TypeAlias = Annotated[
 Claim: TypeAlias = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Robust accuracy that is claimed, in [0, 1].")
 ]
+Until: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="End once each defense's accuracy is known to lie above or below this, in [0, 1].",
+    ),
+]
 Size: TypeAlias = Annotated[
     int, typer.Option(help="Side of the square that images are brought to; 0 if all have one size.")
 ]

@@ -27,13 +27,7 @@ def run(
         str | None,
         typer.Option(metavar="K/N", help="Only the K-th of N parts; all may share one run folder."),
     ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="End once each defense's accuracy is known to lie above or below this, in [0, 1].",
-        ),
-    ] = None,
+    until: options.Until = None,
     save_images: options.SaveImages = False,
     change: options.Change = None,
 ) -> None:

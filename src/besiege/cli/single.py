@@ -25,12 +25,14 @@ def besiege_one(
     more: Mapping[str, Any] | None = None,
     budget: Budget | None = None,
     claim: float | None = None,
+    until: float | None = None,
 ) -> None:
     """Run the experiment of one defense and threat into `out`; the clean figure comes first.
 
     more: settings of every recipe but the clean one. budget: the threat's. claim: the defense's.
+    until: the robust accuracy from which it is to be told; the run then ends early.
     """
-    from besiege.cli.siege import siege
+    from besiege.cli.siege import siege, siege_until
     from besiege.core.entry import parse_spec
     from besiege.study.experiment import experiment_from
 
@@ -47,7 +49,11 @@ def besiege_one(
         "threat": [{"ball": ball, "targeted": targeted, **size, **limit}],
         "recipe": [{"kind": "none"}, *attackers],
     }
-    siege(experiment_from(settings, changes, home=Path(), where=f"besiege {command}"), out)
+    experiment = experiment_from(settings, changes, home=Path(), where=f"besiege {command}")
+    if until is None:
+        siege(experiment, out)
+    else:
+        siege_until(experiment, out, until)
 
 
 def _steps(kind: str, steps: int) -> dict[str, int]:

@@ -55,7 +55,7 @@ def show_curve(
     width = None if live else PLAIN_WIDTH
     console = Console(file=stream, width=width, no_color=not live, highlight=False)
     console.print(table)
-    findings_under(console, findings, live)
+    findings_under(console, findings, live, whole=True)
 
 
 def curve_figure(curve: Sequence[Point], norm: str, title: str) -> str:

@@ -91,12 +91,13 @@ def _plans(console: Console, summary: Figures) -> None:
         console.print(Text(f"{more} more such plans: the page of the run has them"))
 
 
-def findings_under(console: Console, findings: Sequence[Finding], live: bool) -> None:
-    """Print what may make the table above mean less; notes are counted."""
-    grave = [f for f in findings if f.level != NOTE]
-    for finding in grave:
-        console.print(Text(str(finding), style=STYLES[finding.level] if live else ""))
-    if notes := notes_counted(findings):
+def findings_under(
+    console: Console, findings: Sequence[Finding], live: bool, whole: bool = False
+) -> None:
+    """Print what may make the table above mean less; notes are counted, unless `whole`."""
+    for finding in (f for f in findings if whole or f.level != NOTE):
+        console.print(Text(str(finding), style=STYLES.get(finding.level, "") if live else ""))
+    if (notes := notes_counted(findings)) and not whole:
         console.print(Text(notes))
 
 
