@@ -97,6 +97,16 @@ def test_from_end_to_end(command, tmp_path):
     assert "| noise | accuracy % | 90 |" in page
     assert "- identity through every link\n- one step" in page
     assert (tmp_path / "r" / "correct" / "report.html").exists()
+    said, table = " ".join(out.split()), page.partition("## What the paper says")[0]
+    for which, folder in FOLDERS.items():  # below the table of figures, and before the claims
+        findings = RunFolder(tmp_path / "r" / folder).findings()
+        assert record["findings"][which] == findings
+        grave = [f for f in findings if f["level"] != "NOTE"]
+        assert all(" ".join(f["what"].split()) in said for f in grave)
+        notes = len(findings) - len(grave)
+        assert notes
+        assert f"{notes} note{'s' if notes > 1 else ''} of checks: besiege check" in table
+        assert f"besiege check r/{folder}" in said.partition("what the paper says")[0]
     # Again: nothing is attacked, everything is printed.
     code, again, err = command("small.toml", "--out", "r")
     assert "12/12" in err
@@ -120,6 +130,7 @@ def test_adaptive_attackers_are_planned(command, tmp_path):
     code, out, err = command("small.toml", "--only", "noise", "--out", "r", *sets)
     assert code == 0, err
     assert "passes an image and row, on the mean, after a plan of at most " in out
+    assert " passes on each of 2 pilot images" in " ".join(out.split())
     assert RunFolder(tmp_path / "r" / "correct").resolved()["plans"]
     record = json.loads((tmp_path / "r" / "reproduction.json").read_text())
     assert record["figures"][0]["passes"]["correct"] > 0
