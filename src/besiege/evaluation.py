@@ -36,8 +36,8 @@ from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_classifier, check_defense
-from besiege.study.until import check_until, looks, told
-from besiege.study.written import settings_toml
+from besiege.study.until import Told, check_until, looks, told
+from besiege.study.written import python_texts, settings_toml
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given
@@ -71,18 +71,15 @@ def evaluate(
         of the threat, or none, and 3000 for the recipe "adaptive", see `plan`.
     minutes: instead, for all attackers together: a pass is timed, and notes say what came of it.
     claim: robust accuracy that somebody claims, in [0, 1]; the verdict is then on it.
-    until: a robust accuracy in (0, 1): 32 more images are attacked at a time, until it is known to
-        lie above or below (`study.until`); a note says where it ended. They come in random order.
-    models: other models by the names under which recipes attack them in place of the defense's
-        (`Recipe.models`); a name that is not among them is a spec of the model catalog. The
-        adaptive attacker tries all of them.
+    until: a share in (0, 1): 32 images more at a time, which come in random order, until robust
+        accuracy is known to lie above or below it (`study.until`); a note says so.
+    models: others by the names under which recipes attack them (`Recipe.models`) in place of the
+        defense's, else specs of the model catalog. The adaptive attacker tries all of them.
     steps: of recipes given by name that make some, else 50.  draws: of the judge, an example.
-    out: a folder to keep as a run (`besiege report OUT` writes its page); None keeps nothing. Its
-        planned.toml has what "adaptive" came to, for `recipes=besiege.load_recipes(...)`.
-    Returns a summary that prints as a table, in a terminal and in a notebook.
-    Raises BadImages for images or labels that no score could mean anything for.
-    Cost: of each recipe its budget at most, or steps x its draws forwards and backwards, plus
-        `draws` forwards; a plan for "adaptive" takes some hundred passes of 16 images.
+    out: a run folder to keep (`besiege report`, `besiege.load_recipes`); None keeps nothing.
+    Returns a summary, which prints as a table. Raises BadImages for what no score could be of.
+    Cost: of each recipe its budget at most, or steps x its draws passes, plus `draws` forwards; a
+        plan for "adaptive" takes some hundreds to thousands of passes of 16 images.
 
     >>> from besiege.attacks.threat import Linf
     >>> from besiege.defenses.defense import Defense
@@ -95,10 +92,7 @@ def evaluate(
     >>> [row.accuracy.estimate for row in result.lines]
     [1.0, 0.0]
     """
-    if until is not None:
-        check_until(until)
-    if not recipes:
-        raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
+    _asked(recipes, until)
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
@@ -108,14 +102,8 @@ def evaluate(
     if minutes is not None:
         case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
     with _folder(out) as path:
-        sieges, plans = case.worked(chosen, path / PLANS)
-        texts = _texts(chosen, sieges, plans, seed, draws, path)
-        for ids in looks(examples.ids, until):
-            _run(path, sieges, plans, examples, ids, seed, judging, said, texts)
-            known = told(path, until) if until is not None else ()
-            if known and all(one.stop for one in known):
-                break
-        return _noted(summarise(path), chosen, steps, [str(one) for one in known])
+        known = _besieged(path, case, chosen, judging, said, until)
+        return _noted(summarise(path), chosen, steps, known)
 
 
 @dataclass(frozen=True)
@@ -182,6 +170,34 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         yield Path(scratch) / "run" if out is None else Path(out)
 
 
+def _asked(recipes: Sequence[str | Recipe], until: float | None) -> None:
+    """Refuse what cannot be attacked, or cannot end, before anything is."""
+    if not recipes:
+        raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
+    if until is not None:
+        check_until(until)
+
+
+def _besieged(
+    path: Path,
+    case: _Case,
+    recipes: Sequence[Recipe],
+    judging: Judging,
+    said: Mapping[str, Any],
+    until: float | None,
+) -> list[str]:
+    """Run a case into a folder, on all images or until it is told; what is told then."""
+    sieges, plans = case.worked(recipes, path / PLANS)
+    texts = python_texts(recipes, sieges, plans, case.seed, judging.draws, path)
+    known: tuple[Told, ...] = ()
+    for ids in looks(case.examples.ids, until):
+        _run(path, sieges, plans, case.examples, ids, case.seed, judging, said, texts)
+        known = () if until is None else told(path, until)
+        if known and all(one.stop for one in known):
+            break
+    return [str(one) for one in known]
+
+
 def _noted(
     found: Summary, recipes: Sequence[Recipe], steps: int | None, known: Sequence[str]
 ) -> Summary:
@@ -189,23 +205,6 @@ def _noted(
     idle = f"steps = {steps} are of recipes given by name; the adaptive attacker has a budget"
     said = [] if steps is None or any(recipe.steps for recipe in recipes) else [idle]
     return replace(found, notes=(*said, *found.notes, *known))
-
-
-def _texts(
-    recipes: Sequence[Recipe],
-    sieges: Sequence[Siege],
-    plans: Sequence[Plan | None],
-    seed: int,
-    draws: int,
-    folder: Path,
-) -> tuple[str, str]:
-    """Of experiment.toml and planned.toml; the latter "" where nothing was worked out."""
-    threat = sieges[0].threat
-    given = settings_toml(recipes, threat, seed, draws, folder)
-    if not any(plans):
-        return given, ""
-    found = [siege.recipe for siege in sieges]
-    return given, settings_toml(found, threat, seed, draws, folder)
 
 
 def _limited(threat: Threat, budget: int | None, minutes: float | None) -> Threat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from besiege.core.key import Key
     from besiege.defenses.defense import Defense
     from besiege.study.certify import Certificates
+
+
+Predict: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--predict", help="Only ask what it answers, or that it abstains; certify no radius."
+    ),
+]
 
 
 def certify(
@@ -41,17 +49,11 @@ def certify(
         Path | None,
         typer.Option(help="A run folder with this defense: its images are certified, and kept."),
     ] = None,
-    predict: Annotated[
-        bool,
-        typer.Option(
-            "--predict", help="Only ask what it answers, or that it abstains; certify no radius."
-        ),
-    ] = False,
+    predict: Predict = False,
     figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
 ) -> None:
     """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
     from besiege.cli.progress import Display
-    from besiege.core.errors import BadSetting
     from besiege.core.key import Key
     from besiege.data.catalog import load_images
     from besiege.defenses.catalog import parse_chain
@@ -61,25 +63,22 @@ def certify(
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
 
-    if predict and (into or radius is not None or figure):
-        raise BadSetting("--predict certifies nothing: leave out --into, --radius and --figure.")
-    if figure is not None and figure.suffix.lower() != ".svg":
-        raise BadSetting(f'a figure is an .svg file, not "{figure}".')
+    _fitting(predict, into, radius, figure)
     run = certifiable(into, defense, vote, model) if into else None
     images = load_images(run["experiment"]["data"]["source"] if run else data)
-    ids = run["ids"] if run else _some(len(images), n, seed)
-    x, y, _ = images.take(ids)
+    x, y, _ = images.take(ids := run["ids"] if run else _some(len(images), n, seed))
     network = load_model(model, shape=images.shape)
     check_images(x, y, network.num_classes, network.channels, ids)
     deployed = Defense(parse_chain(defense), network, VOTES.build(vote))
+    key = Key.root(seed, ids)
     if predict:
-        _predict(deployed, x, y, Key.root(seed, ids), ids, samples, alpha, micro_batch)
+        _predict(deployed, x, y, key, ids, samples, alpha, micro_batch)
         return
     with Display(sys.stderr) as display:
         found = certify_images(
             deployed,
             x,
-            Key.root(seed, ids),
+            key,
             samples=samples,
             select=select,
             alpha=alpha,
@@ -89,9 +88,17 @@ def certify(
         )
     if run and into:
         keep_certificates(into, run, y, found)
-    _show(found, y, radius, defense, figure, on_curve(found, y, into, run))
-    if run and into:
-        print(f"kept: {into}; `besiege report {into}` has the verdict")
+    _show(found, y, radius, defense, figure, on_curve(found, y, into, run), into)
+
+
+def _fitting(predict: bool, into: Path | None, radius: float | None, figure: Path | None) -> None:
+    """Refuse options that do not go together."""
+    from besiege.core.errors import BadSetting
+
+    if predict and (into or radius is not None or figure):
+        raise BadSetting("--predict certifies nothing: leave out --into, --radius and --figure.")
+    if figure is not None and figure.suffix.lower() != ".svg":
+        raise BadSetting(f'a figure is an .svg file, not "{figure}".')
 
 
 def _predict(
@@ -136,6 +143,7 @@ def _show(
     title: str,
     figure: Path | None,
     findings: list[Finding],
+    kept: Path | None,
 ) -> None:
     """The curve, in figures and perhaps in a figure, with the findings that touch it, and what was
     certified in a line."""
@@ -148,3 +156,5 @@ def _show(
         figure.parent.mkdir(parents=True, exist_ok=True)
         figure.write_text(curve_figure(curve, norm, title), encoding="utf-8")
         print(f"figure: {figure}")
+    if kept:
+        print(f"kept: {kept}; `besiege report {kept}` has the verdict")

@@ -37,6 +37,14 @@ Latency: TypeAlias = Annotated[
 ]
 
 
+NoProduct: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--no-product", help="Do not measure latency and corruptions that nobody asks for."
+    ),
+]
+
+
 def gate(
     run: Annotated[
         Path, typer.Argument(help="A run folder, or an experiment (.toml), which is run first.")
@@ -52,12 +60,7 @@ def gate(
     despite_findings: Despite = False,
     severity: Severity = None,
     latency: Latency = None,
-    no_product: Annotated[
-        bool,
-        typer.Option(
-            "--no-product", help="Do not measure latency and corruptions that nobody asks for."
-        ),
-    ] = False,
+    no_product: NoProduct = False,
     calls: Annotated[int, typer.Option(help="How many calls are timed.")] = 30,
     junit: Annotated[Path | None, typer.Option(help="An .xml file for test reports.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="A .json file.")] = None,
