@@ -136,7 +136,7 @@ def test_networks_are_said_beside_passes(tmp_path):
 def test_who_won_is_told_with_the_measurement_that_chose_its_way(run):
     why = (
         "1 pgd, best surrogates sees rdg by moved: 96 % of the pilots fell to it in 32 steps "
-        "(rdg by identity 41 %)"
+        "(rdg by identity 41 %, without rdg 31 % in 8)"
     )
     assert summarise(run).worst[0].reason == why
     assert f"  - {why}" in str(summarise(run))
@@ -163,7 +163,7 @@ def test_a_reason_is_that_of_the_search(search, says):
 def test_where_one_way_won_all_there_is_no_other():
     notes = ("best surrogates: 100% of the pilots in 8 steps",)
     plan = PlanNotes("d", "t", "untargeted", "r", notes, 9, 8, 0, {"1 pgd, best surrogates": BEST})
-    assert plan.reason("1 pgd, best surrogates").endswith("in 8 steps (no other was tried so)")
+    assert plan.reason("1 pgd, best surrogates").endswith("in 8 steps (no other was tried)")
 
 
 def test_the_interval_by_draws_too_is_in_json_and_on_the_page(run):

@@ -22,6 +22,10 @@ class Trial(NamedTuple):
     won: int
     steps: int
 
+    def told(self, but: int) -> str:
+        """In words, with its steps unless they are as many as `but`."""
+        return f"{self.way} {self.won} %{'' if self.steps == but else f' in {self.steps}'}"
+
 
 @dataclass(frozen=True)
 class PlanNotes:
@@ -72,16 +76,17 @@ class PlanNotes:
         return f"{search} sees {seen}: {told}" if told else ""
 
     def _tried(self, search: str) -> str:
-        """What the trial of its way was worth, beside others of as many steps."""
+        """What the trial of its way was worth, beside others, of as many steps if there are."""
         last = {trial.way: trial for trial in self.trials}
         view = self.views[search]
         alike = [search, *(name for name, how in self.views.items() if how == view)]
         own = next((last[way] for name in alike if (way := _way(name)) in last), None)
         if own is None:
             return ""
-        others = [t for t in last.values() if t.way != own.way and t.steps == own.steps]
-        best = sorted(others, key=lambda t: -t.won)[:RIVALS]
-        beside = ", ".join(f"{t.way} {t.won} %" for t in best) or "no other was tried so"
+        others = [t for t in last.values() if t.way != own.way]
+        best = sorted(others, key=lambda t: (t.steps != own.steps, -t.won))[:RIVALS]
+        told = (t.told(but=own.steps) for t in best)
+        beside = ", ".join(told) or "no other was tried"
         return f"{own.won} % of the pilots fell to it in {own.steps} steps ({beside})"
 
     def _stepped(self, search: str) -> list[str]:

@@ -22,6 +22,7 @@ from besiege.study.progress import Event
 from besiege.study.rebuilt import rebuilt, threads
 from besiege.study.shard import Examples
 
+QUIET = 2.0  # seconds without progress
 POOL = 64  # images that latency is measured on, at most
 
 
@@ -46,6 +47,7 @@ class Gauges:
         self.severities, self.calls = tuple(severities), calls
         self.on_event, self.clock = on_event, clock
         self.most: tuple[int, int] | None = None  # images and draws of corruptions
+        self._began = time.monotonic()
         self._latencies: dict[tuple[str, int], Latency] = {}
         self._shares: dict[tuple[str | None, str], Shares] = {}
 
@@ -73,6 +75,10 @@ class Gauges:
         )
         other.clock, other.most, other.__dict__["_made"] = self.clock, (images, draws), made
         return other
+
+    def _long(self) -> bool:
+        """Whether it is time to show progress: of what nobody asked for, after two seconds."""
+        return self.most is None or time.monotonic() - self._began > QUIET
 
     def asked(self, name: str) -> int:
         """How often a defense is asked about one corruption."""
@@ -120,7 +126,7 @@ class Gauges:
             with threads(prepared.experiment.engine.threads):
                 for start in range(0, len(ids), size):
                     found.append(self._right(name, kind, ids[start : start + size]))
-                    if self.on_event:
+                    if self.on_event and self._long():
                         done = min(start + size, len(ids))
                         title = f"{name or 'bare classifier'} · {kind}"
                         seconds = time.monotonic() - began
