@@ -13,6 +13,7 @@ import numpy as np
 from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
+from besiege.report.cells import goal_of
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
@@ -98,7 +99,7 @@ def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
 def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:
     for plan in resolved.get("plans", {}).values():
         if "defense" in plan:  # as it is not in folders of older versions
-            goal = "targeted" if plan["targeted"] else "untargeted"
+            goal = goal_of(plan["targeted"])
             notes = tuple(plan["notes"])
             name = plan["recipe"]["name"]
             yield PlanNotes(plan["defense"], plan["threat"], goal, name, notes, plan["passes"])
