@@ -230,9 +230,7 @@ def _meet(one: _Side, two: _Side) -> bool:
 def _cells(path: Path) -> list[_Cell]:
     """The cells of a run that have rows, with the ids that the run asks for."""
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     ids, rows = frozenset(resolved["ids"]), folder.rows()
     cells = [
         _Cell(r, {row["id"]: row for row in rows if row["cell"] == r["cell"] and row["id"] in ids})
