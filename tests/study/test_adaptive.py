@@ -77,6 +77,49 @@ def test_surrogates_are_believed_by_what_they_do():
     assert "best-of-all -" in found.notes[0]
 
 
+@dataclass(frozen=True)
+class Negative(Lying):
+    """Claims that a gradient is exact which leads the wrong way."""
+
+    name: str = "negative"
+
+    @property
+    def surrogates(self) -> Mapping[str, object]:
+        return {"exact": lambda x, draw: 0.5 - 0.5 * x}
+
+
+def test_an_exact_gradient_is_not_believed_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptive, "LESSONS", 40)
+    monkeypatch.setattr(adaptive, "SURE", 1.1)
+    monkeypatch.setattr(adaptive, "ENOUGH", 1.1)
+    defense = Defense(Chain((Negative(),)), NET)
+    found = plan(defense, X, Y, THREAT, KEY, budget=600, folder=tmp_path)
+    assert found.recipe.union[0].view["negative"] != "exact"
+    assert any("negative: a network learned it" in note for note in found.notes)
+
+
+def test_each_link_is_left_out_once_and_what_is_not_tried_is_named():
+    chain = besiege.parse_chain("jpeg:quality=50 + bits:bits=4 + rdg:limit=0.2")
+    found = plan(Defense(chain, NET), X, Y, Threat(Linf(0.02)), KEY, budget=3000)
+    names = " ".join(search.name for search in found.recipe.union)
+    for way in ("without jpeg", "without bits", "without rdg", "classifier alone"):
+        assert way in names, names
+    assert any("ways are tried; not" in note for note in found.notes)
+    assert any("no points carried over" in note for note in found.notes)
+
+
+def test_what_wins_most_of_the_pilots_that_stand_has_the_rest():
+    """Noise that hides all but the mean of many draws, in a ball that is nearly too small."""
+    defense = Defense(besiege.parse_chain("noise:scale=0.3"), NET)
+    found = plan(defense, X, Y, Threat(Linf(0.06), targeted=True), KEY, budget=800)
+    (told,) = (note for note in found.notes if "pilots that stand" in note)
+    share = dict(part.rsplit(" ", 1) for part in told.split(": ", 1)[1].split(", "))
+    best = max(share, key=lambda name: float(share[name].rstrip("%")))
+    assert found.recipe.union[-1].name == f"the rest, {best}"
+    spent = Siege(defense, found.recipe, Threat(Linf(1e-4))).attack(X, Y, KEY)
+    assert int((spent.forwards + spent.backwards).max()) <= 800
+
+
 def test_stand_ins_that_are_one_are_tried_once():
     defense = Defense(besiege.parse_chain("bits:bits=5"), NET)
     found = plan(defense, X, Y, Threat(Linf(0.01)), KEY, budget=300)
