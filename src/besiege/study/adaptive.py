@@ -238,7 +238,7 @@ class _Planner:
         if len(ways) == 1 and not self.thorough:
             return list(ways)
         if untried := [way.name for way in ways[TRIED:]]:
-            self.note(f"{TRIED} ways are tried; not {', '.join(untried)}")
+            self.note(f"tried are {TRIED} ways, not {', '.join(untried)}")
         tried = [*self._compared(ways[:TRIED], draws, SHORT), *ways[TRIED:]]
         if tried[0].won >= SURE or not self.thorough:
             return tried
@@ -271,7 +271,7 @@ class _Planner:
         size = max(1, PIXELS // (self.x.shape[2] * self.x.shape[3]))
         for link in self.defense.links:
             gains = self.gains.get(link.name, {})
-            if gains.get("exact", 0) > ALIKE * max(gains.values(), default=0):
+            if gains.get("exact", 0) > max(0, ALIKE * max(gains.values(), default=0)):
                 continue
             pupils, key, batch = self.pupils, self.pupils_key, min(16, size)
             # What is seen to move is followed, and the rest learned.

@@ -14,7 +14,7 @@ from besiege.study.recipes import RECIPES
 
 RIVALS = 10  # readings beside its steps that a search makes at most: of each target, and of rivals
 LUCK = 0.05  # share of the pilots by which two ways may differ for nothing
-PROMISING = 3  # ways whose searches are as long as those of the best, if half as many are won
+PROMISING = 3  # the best ways, whose searches are long if half as many were won
 LEAST = 32  # steps that are worth another search
 MORE = 8  # draws a step, at least, of those who look twice at a random defense
 
@@ -61,7 +61,7 @@ class Schedule:
         left_out = []
         left = self.budget - self.confirm * self.defense.passes  # for the claim
         # What was found out to be best has the time to show it.
-        kept = self.budget // 2 if self.last else 0
+        kept = self.budget // 3 if self.last else 0
         for number, search in zip(count(1), self._searches(), strict=False):
             recipe = replace(search, name=f"{number} {search.name}", confirm=self.confirm)
             cost = self.cost(recipe)
@@ -98,12 +98,14 @@ class Schedule:
         if self.random:
             # Digits behind FD + RDG, linf 0.1: 19 % stand after this one, 21 % after any apgd.
             yield search("more draws", best, "pgd", 50, draws=self._more(), loss="margin")
+        strong = [way for way in self.ways[1:PROMISING] if way.won >= best.won / 2]
+        for way in self.ways[1:]:
+            # Who knows less can do better: of two pieces one may hide the gradient of the other.
+            if way.partial and way not in strong:
+                yield search("pgd", way, "pgd", 20, draws=1)
         yield search("apgd", best, "apgd", 50, loss="dlr")
-        for rank, way in enumerate(self.ways[1:], 1):
-            if rank < PROMISING and way.won > best.won / 2:
-                yield search("pgd", way, "pgd", 30)
-            elif rank < PROMISING or way.partial:
-                yield search("pgd", way, "pgd", 20, draws=max(1, draws // 4))
+        for way in strong:
+            yield search("pgd", way, "pgd", 30)
         if not self.threat.targeted:
             yield search("targets", best, "multi-targeted of pgd", 90)
         if self.random:
