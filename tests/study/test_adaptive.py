@@ -283,7 +283,7 @@ def negatives(tmp_path_factory):
     path.write_text(NEGATIVE)
     return {
         **SETTINGS,
-        "data": {"source": "digits", "n": 8},
+        "data": {"source": "digits", "n": 5},
         "model": f"{path}:make_model",
         "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
         "threat": [{"eps": 0.15, "passes": 500}],
