@@ -210,8 +210,8 @@ def test_a_run_has_a_verdict_and_says_why(run):
     text = str(summarise(run))
     assert (
         f"noise: broken: robust accuracy at most {wilson(7.5, N)} (clean {wilson(N, N)}) at "
-        f"l2 0.5 untargeted, n = 40, after 1,400 passes an image, and planning 321 on each pilot "
-        f"image; broken by adaptive (most by {UNION[0]}); claim 50 %, minus verdict +31.2 points; "
+        "l2 0.5 untargeted, n = 40, after 1,400 passes an image, and planning at most 321 on each "
+        f"pilot image; broken by adaptive (most by {UNION[0]}); claim 50 %, minus verdict +31.2 points; "
         "checks: no warning"
     ) in " ".join(text.split())
     assert "- at most 33.4 % is left, below the claim of 50.0 %" in text
@@ -220,8 +220,8 @@ def test_a_run_has_a_verdict_and_says_why(run):
 
 def test_how_it_came_to_attack_is_told_and_escaped(run):
     text = str(summarise(run))
-    told = "how adaptive came to attack noise, l2 0.5 untargeted (passes: 321 on each pilot image):"
-    assert told in text
+    title = "how adaptive came to attack noise, l2 0.5 untargeted"
+    assert f"{title} (passes: at most 321 on each pilot image):" in text
     assert "- jpeg: <i>gained</i>" in text
     for page in (write_report(run).read_text(), summarise(run)._repr_html_()):
         assert "<i>gained</i>" not in page

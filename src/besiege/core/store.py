@@ -186,6 +186,12 @@ class RunFolder:
         place = self.path / "resolved.json"
         return json.loads(place.read_text()) if place.exists() else {}
 
+    def described(self) -> dict[str, Any]:
+        """`resolved`, of a folder that holds a run. Raises BadRun of others."""
+        if found := self.resolved():
+            return found
+        raise BadRun(f"{self.path} holds no run: no resolved.json is in it.")
+
     def environment(self) -> dict[str, Any]:
         """What environment.json says; empty where there is none."""
         place = self.path / "environment.json"

@@ -16,11 +16,11 @@ from besiege.core.stats import (
     Scores,
     Shares,
     attack_scores,
-    right_shares,
     share_interval,
     worst_case,
 )
 from besiege.core.store import FOUND_BY
+from besiege.report.cells import Aimed, answered, goal_of, is_control, named
 from besiege.report.curve import Curve
 from besiege.report.effort import Effort
 from besiege.report.planning import Place, PlanNotes
@@ -38,7 +38,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Aimed):
     """The figures of one cell."""
 
     cell: str
@@ -74,14 +74,9 @@ class Line:
         """Claim minus verdict: what the attacker believed beyond what is true."""
         return None if self.claim is None else self.claim - self.success.estimate
 
-    @property
-    def goal(self) -> str:
-        """targeted or untargeted."""
-        return "targeted" if self.targeted else "untargeted"
-
 
 @dataclass(frozen=True)
-class Worst:
+class Worst(Aimed):
     """The headline of a defense under one threat: the worst recipe for each example."""
 
     defense: str
@@ -99,11 +94,6 @@ class Worst:
     reason: str = ""  # why that search came to attack as it does
     planning: float = 0.0  # passes an image, of all n, that came before; nan if unknown
     planned: str = ""  # the same as it was spent, in words
-
-    @property
-    def goal(self) -> str:
-        """targeted or untargeted."""
-        return "targeted" if self.targeted else "untargeted"
 
     @property
     def before(self) -> str:
@@ -144,7 +134,7 @@ class Context:
 
     def plan(self, record: Mapping[str, Any]) -> PlanNotes | None:
         """That of the cell which `record` describes."""
-        goal = "targeted" if record["targeted"] else "untargeted"
+        goal = goal_of(record["targeted"])
         return self.plans.get((record["defense"], record["threat"], goal, record["recipe"]))
 
 
@@ -214,39 +204,39 @@ def line_of(
     plan: PlanNotes | None = None,
 ) -> Line:
     """The figures of the cell that `record` describes, from its rows; plan: of its attacker."""
-    predicted = [r["predicted"] for r in rows]
-    right = right_shares(predicted, [r["label"] for r in rows])
-    won = right_shares(predicted, [r["target"] for r in rows]) if record["targeted"] else 1 - right
+    right = answered(rows, "label").mean(1)
+    won = answered(rows, "target").mean(1) if record["targeted"] else 1 - right
     flags: dict[str, int] = {}
     for row in rows:
         for flag in (f for f in row["flags"] if not f.startswith(FOUND_BY)):
             flags[flag] = flags.get(flag, 0) + 1
-    control = record["recipe_settings"]["attack"] == "none"
-    mean = {k: float(np.mean([r[k] for r in rows])) for k in ("forwards", "backwards", "seconds")}
+    control = is_control(record)
+
+    def mean(column: str) -> float:
+        return float(np.mean([r[column] for r in rows]))
+
     return Line(
-        cell=record["cell"],
-        defense=record["defense"],
-        threat=record["threat"],
-        targeted=record["targeted"],
-        recipe=record["recipe"],
+        **named(record),
         n=len(rows),
         expected=expected,
         accuracy=share_interval(right),
         success=share_interval(won),
         claim=None if control else _mean_claim(rows),
         control=control,
-        size=float(np.mean([r["size"] for r in rows])),
+        forwards=mean("forwards"),
+        backwards=mean("backwards"),
+        size=mean("size"),
+        seconds=mean("seconds"),
         flags=flags,
         scores=attack_scores(
-            predicted,
+            [r["predicted"] for r in rows],
             [r["label"] for r in rows],
             [r["target"] for r in rows] if record["targeted"] else None,
             None if control or _mean_claim(rows) is None else [r["lucky"] for r in rows],
         ),
-        resampled=two_level(right, max(map(len, predicted))),
+        resampled=two_level(right, len(rows[0]["predicted"])),
         searches=_searches(record, rows, won),
         planning=plan.over(len(rows)) if plan else 0.0,
-        **mean,
     )
 
 
@@ -295,10 +285,10 @@ def _worst(
 ) -> Worst:
     """Of the cells of one defense and threat, with rows of the same ids."""
     first, n = group[0], len(tables[0])
-    stand = worst_case([_equal(rows, "label") for rows in tables])
+    stand = worst_case([answered(rows, "label") for rows in tables])
     accuracy, missed = share_interval(stand), None
     if first.targeted:
-        stand = worst_case([~_equal(rows, "target") for rows in tables])
+        stand = worst_case([~answered(rows, "target") for rows in tables])
         missed = share_interval(stand)
     kept = missed or accuracy
     attacks = [line for line in group if not line.control]
@@ -355,8 +345,3 @@ def _effort(tables: Sequence[Sequence[Mapping[str, Any]]], stand: Shares) -> flo
     spent = [[row["forwards"] + row["backwards"] for row in rows] for rows in tables]
     each = np.sum(spent, axis=0) if spent else np.zeros(len(stand))
     return float(np.mean(each[stand > 0.5] if (stand > 0.5).any() else each))
-
-
-def _equal(rows: Sequence[Mapping[str, Any]], wanted: str) -> Any:
-    """(n, draws) bool: whether each answer is the label, or the target."""
-    return np.array([np.asarray(r["predicted"]) == r[wanted] for r in rows])

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from besiege.report.cells import goal_of
+
 # As the notes of a plan say it; see study.adaptive.
 TRIAL = re.compile(r"(.+): (\d+)% of the pilots in (\d+) steps")
 STEP = "{link}: loss gained by a step: "
+REST, STAND = "the rest, ", "pilots that stand: "
 LEARNED, KEPT, SKIP, VOTE = "learned:", "frozen:", "skip", "vote"  # in the views of recipes
 RIVALS = 2  # other ways that are told beside the one that won
 
@@ -53,7 +56,7 @@ class PlanNotes:
             return ""
         where = f"each of {self.pilots}" if self.pilots else "each pilot image"
         some = f", and training {self.networks} network{'s' if self.networks > 1 else ''}"
-        return f"{self.passes:,} on {where}{some if self.networks else ''}"
+        return f"at most {self.passes:,} on {where}{some if self.networks else ''}"
 
     def over(self, n: int) -> float:
         """Its passes an image, if n images share them; not a number where that is not known."""
@@ -71,7 +74,8 @@ class PlanNotes:
         """Why `search` sees the defense as it does, by what was measured; "" where none was."""
         if search not in self.views:
             return ""
-        told = self._tried(search) or "; ".join(self._stepped(search))
+        measured = self._tried(search) or "; ".join(self._stepped(search))
+        told = "; ".join(filter(None, [measured, self._remedy(search)]))
         seen = _seen(self.views[search])
         return f"{search} sees {seen}: {told}" if told else ""
 
@@ -88,6 +92,13 @@ class PlanNotes:
         told = (t.told(but=own.steps) for t in best)
         beside = ", ".join(told) or "no other was tried"
         return f"{own.won} % of the pilots fell to it in {own.steps} steps ({beside})"
+
+    def _remedy(self, search: str) -> str:
+        """What the settings of the last search won of the pilots that stood, beside others."""
+        if not search.startswith(REST):
+            return ""
+        own = f"{_way(search)} "
+        return next((n for n in self.notes if STAND in n and own in n.partition(STAND)[2]), "")
 
     def _stepped(self, search: str) -> list[str]:
         """What the descent test said of the links that it sees."""
@@ -113,7 +124,7 @@ def _notes_of(plan: Mapping[str, Any]) -> PlanNotes:
     return PlanNotes(
         defense=plan["defense"],
         threat=plan["threat"],
-        goal="targeted" if plan["targeted"] else "untargeted",
+        goal=goal_of(plan["targeted"]),
         recipe=plan["recipe"]["name"],
         notes=tuple(plan["notes"]),
         passes=plan["passes"],

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from besiege.checks.finding import Finding, from_record
-from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
@@ -55,9 +54,7 @@ def summarise(path: Path) -> Summary:
     Raises BadRun if it holds no run.
     """
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     ids = frozenset(resolved["ids"])
     by_cell: dict[str, list[dict[str, Any]]] = {r["cell"]: [] for r in resolved["cells"]}
     rows = folder.rows()

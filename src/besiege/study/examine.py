@@ -28,7 +28,6 @@ from besiege.checks.protocol import (
 )
 from besiege.checks.randomness import Answers, Control, Luckiest, Silence, Split
 from besiege.core.entry import parse_spec
-from besiege.core.errors import BadRun
 from besiege.core.power import images_lacking
 from besiege.core.stats import share_interval
 from besiege.core.store import RunFolder
@@ -49,9 +48,7 @@ def examine_run(path: Path) -> list[Finding]:
     Raises BadRun if it holds no run. Cost: one reading of the folder; nothing is attacked.
     """
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     cells = cells_of(resolved["cells"], folder.rows(), folder.traces(), resolved["ids"])
     experiment = resolved.get("experiment", {})
     data = experiment.get("data", {})

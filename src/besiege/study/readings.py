@@ -153,11 +153,13 @@ class Bench:
         return f"{100 * own:.1f} ({100 * bare:.1f})"
 
     def _planning(self, attackers: Sequence[Cell]) -> str:
-        """What their plans took, each shared by its images; "" where nobody planned."""
-        plans = [(plan, cell) for cell in attackers if (plan := self.held.plan(cell))]
+        """What their plans took; "" where nobody planned."""
+        plans = [plan for cell in attackers if (plan := self.held.plan(cell))]
         if not plans:
             return ""
-        spent = " and ".join(f"{p['passes']:,} on each of {p.get('pilots', '?')}" for p, _ in plans)
+        spent = " and ".join(
+            f"at most {p['passes']:,} on each of {p.get('pilots', '?')}" for p, _ in plans
+        )
         return f", and planning {spent}"
 
     def _attackers(self, about: str, group: Sequence[Cell]) -> str:
