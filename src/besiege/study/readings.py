@@ -155,12 +155,8 @@ class Bench:
     def _planning(self, attackers: Sequence[Cell]) -> str:
         """What their plans took; "" where nobody planned."""
         plans = [plan for cell in attackers if (plan := self.held.plan(cell))]
-        if not plans:
-            return ""
-        spent = " and ".join(
-            f"at most {p['passes']:,} on each of {p.get('pilots', '?')}" for p, _ in plans
-        )
-        return f", and planning {spent}"
+        spent = (f"{plan['passes']:,} on each of {plan.get('pilots', '?')}" for plan in plans)
+        return f", and planning at most {' and '.join(spent)}" if plans else ""
 
     def _attackers(self, about: str, group: Sequence[Cell]) -> str:
         attackers = [cell for cell in group if not cell.control]
