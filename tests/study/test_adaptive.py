@@ -90,6 +90,7 @@ class Negative(Lying):
 
 
 def test_an_exact_gradient_is_not_believed_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptive, "TAUGHT", 500)
     monkeypatch.setattr(adaptive, "LESSONS", 40)
     monkeypatch.setattr(adaptive, "SURE", 1.1)
     monkeypatch.setattr(adaptive, "ENOUGH", 1.1)
@@ -294,6 +295,7 @@ def negatives(tmp_path_factory):
 def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(
     negatives, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(adaptive, "TAUGHT", 500)
     monkeypatch.setattr(adaptive, "LESSONS", 100)  # a negative is easily learned
     out = run_experiment(experiment_from(negatives), tmp_path / "run")
     (planned,) = RunFolder(out).resolved()["plans"].values()

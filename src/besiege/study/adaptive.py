@@ -36,11 +36,11 @@ BUDGET = 3000  # passes an image where the threat sets no limit
 PILOTS, FEW, EACH = 16, 8, 150  # images on which ways are tried; least; budget for each of them
 PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
-THOROUGH = 500  # passes an image of a budget that is worth longer trials, and such a network
+THOROUGH, TAUGHT = 500, 1500  # passes an image that are worth longer trials; and such networks
 TRIAL, HARD = 5, 8  # a fifth of the budget may go into a trial; pilots that remedies are tried on
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
-SURE, ENOUGH = 0.99, 0.9  # won of the pilots: no other way is tried; no other means is looked for
+SURE, ENOUGH = 0.99, 0.95  # won of the pilots: no other way is tried; no other means is looked for
 CLOSE = 0.02  # the same after longer attacks: pixel deflection hits 88 or 93 % by its stand-in
 ALIKE, WORTH = 0.8, 0.5  # of the best gain: no worse than it, and worth a trial
 TELLING = 3  # surrogates of a link that are tried at most
@@ -80,9 +80,9 @@ def plan(
     FEW), and PUPILS to learn from. budget: forward and backward
     passes, draws counted. opponents: its models, if any, are others to transfer points from.
     folder: where networks that imitate links are kept, which the recipe names; None trains none.
-        A budget under THOROUGH has short trials only, and no such network.
+        A budget under TAUGHT has no such network, and one under THOROUGH has short trials only.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
-    where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
+    where those leave more than a twentieth of the pilots, LESSONS training steps a link and as many
     longer attacks more, and up to 8 attacks of a fifth of the budget on the pilots that stand.
     """
     opponents = opponents or Opponents()
@@ -95,7 +95,7 @@ def plan(
         ways = planner.ways()
         draws = planner.draws(ways[0])
         ways = planner.ranked(ways, draws)
-        if planner.thorough and folder is not None and ways[0].won < ENOUGH:
+        if budget >= TAUGHT and folder is not None and ways[0].won < ENOUGH:
             ways = planner.taught(ways, draws, folder)
         if planner.thorough and ways[0].won < ENOUGH:
             last = planner.remedied(ways[0], draws)
