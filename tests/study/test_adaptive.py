@@ -303,7 +303,7 @@ def test_a_link_that_nothing_follows_is_learned_and_the_network_is_kept(
     assert view.startswith("learned:plans")
     assert (out / view.partition(":")[2]).exists()
     assert any("a network learned it" in note for note in planned["notes"])
-    assert (planned["networks"], planned["pilots"]) == (1, 8)
+    assert (planned["networks"], planned["pilots"]) == (1, 5)
     right = {"bpda": [], "adaptive": []}
     for row in RunFolder(out).rows():
         recipe = next(c["recipe"] for c in cells(out) if c["cell"] == row["cell"])
