@@ -85,7 +85,7 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
-    asked: int | None = None  # how many checks could be asked of the run; None if nobody asked
+    asked: int | None = None  # checks that could be asked of the run: 0 if unknown, None if nobody did
 
     @property
     def goal(self) -> str:
@@ -112,7 +112,8 @@ class Worst:
         """Those that warn, and how many of all were asked of the run."""
         if self.asked is None:
             return "not asked"
-        return f"{', '.join(self.grave) or 'no warning'} ({self.asked} of {len(CHECKS)} asked)"
+        many = f" ({self.asked} of {len(CHECKS)} asked)" if self.asked else ""
+        return (", ".join(self.grave) or "no warning") + many
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class PlanNotes:
 class Context:
     """What a headline needs beside rows.
 
-    records: by cell. asked: how many checks were asked of the run, None if nobody asked. claims: robust accuracy claimed for a defense, by its name. certified: proved
+    records: by cell. asked: as of `Worst`. claims: robust accuracy claimed for a defense, by its name. certified: proved
     share and radius by (defense, threat).
     """
 

@@ -92,9 +92,10 @@ def summarise(path: Path) -> Summary:
 
 
 def _asked(folder: RunFolder) -> int | None:
-    """How many checks were asked of the run, None where nobody wrote it down."""
-    answers = [from_answer(record) for record in folder.answers()]
-    return number_asked(answers) if answers and folder.examined() else None
+    """How many checks could be asked of the run; 0 where nobody wrote it down, None if none was."""
+    if not folder.examined():
+        return None
+    return number_asked([from_answer(record) for record in folder.answers()])
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
