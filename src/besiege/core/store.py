@@ -36,6 +36,7 @@ from besiege.core.lock import hold
 
 LOCKS = "locks"
 PLANS = "plans"  # what attackers worked out, before the run is begun
+ALWAYS = "predicted"  # a column that every row has
 FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
@@ -305,6 +306,9 @@ class RunFolder:
             shards = [p for p in shards if p.name.partition("-")[0] in wanted]
         with _database() as db:
             found = _select(db, query, shards, mixed=bool(later))
+            if ALWAYS in columns and any(row[columns.index(ALWAYS)] is None for row in found):
+                old = ", ".join(c for c in columns if c not in LATER)
+                _select(db, f"SELECT {old} FROM {{}}", shards)  # names the shard that lacks some
         return [dict(zip(columns, row, strict=True)) for row in found]
 
 
