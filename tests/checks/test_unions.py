@@ -154,7 +154,9 @@ def test_a_union_is_beside_other_attackers():
     other = Cell({**worst.record, **more}, after(20, 5).rows, {})
     assert 23 in {f.number for f in examine([worst, other])}
     nearer = after(20, 5)
-    nearer = Cell({**nearer.record, "cell": "n", "eps": 0.05, "threat": "linf 0.05"}, nearer.rows, {})
+    nearer = Cell(
+        {**nearer.record, "cell": "n", "eps": 0.05, "threat": "linf 0.05"}, nearer.rows, {}
+    )
     assert 14 in {f.number for f in examine([nearer, worst])}
 
 

@@ -52,7 +52,7 @@ from besiege.study.aside import FIRST
 from besiege.study.doctor import RECIPE, doctor
 from besiege.study.evidence import Cell, cells_of
 from besiege.study.examine import examine
-from besiege.study.judge import Judging, answers
+from besiege.study.judge import Judging
 from besiege.study.recipe import Recipe
 from besiege.study.record import describe
 from besiege.study.shard import Examples, siege_batch
@@ -195,7 +195,9 @@ def _told_the_seed(seed: int) -> list[Finding]:
         (slope,) = torch.autograd.grad(value.sum(), leaf)
         step = 0.2 * eps * by_example(slope, draws).mean(1).sign()
         z = torch.minimum(torch.maximum(z + step, x - eps), x + eps).clamp(0, 1)
-    told = Attack(lambda p: Point(p.x0), lambda p, s, t: Point(p.threat.project(z[: len(s.x)], s.x)))
+    told = Attack(
+        lambda p: Point(p.x0), lambda p, s, t: Point(p.threat.project(z[: len(s.x)], s.x))
+    )
     known = Opponents(ATTACKS.extended([Entry("told", lambda: told, "house: broken")]))
     recipes = (Recipe("told", attack="told", loss="margin", steps=1),)
     threat, judging = Threat(Linf(eps)), Judging(draws=draws)

@@ -82,7 +82,10 @@ UNIONS: tuple[Broken, ...] = (
         "union: two surrogates, one misled",
         (25,),
         _ask(
-            _masked, 0.2, _BPDA, Recipe("identity", loss="margin", view={"own": "identity"}, steps=10)
+            _masked,
+            0.2,
+            _BPDA,
+            Recipe("identity", loss="margin", view={"own": "identity"}, steps=10),
         ),
     ),
     Broken(

@@ -18,7 +18,7 @@ from besiege.study.recipe import GIVEN, NONE
 from besiege.study.siege import Siege
 
 DRAWS = 8  # of another seed, on which the points of random defenses are judged again
-FIRST = 16  # images of a run on which attackers are asked what they claim where nothing may change
+FIRST = 32  # images of a run on which attackers are asked what they claim where nothing may change
 PASSES = 100  # an image for that
 
 
