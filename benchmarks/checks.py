@@ -1,7 +1,8 @@
 """How often checks miss what is broken, and cry at what is sound: python -m benchmarks.checks 8
 
 Asks every item of `besiege.laws.broken` and `broken_unions` on other digits for each seed, about
-45 s a seed on one core, and every case of `besiege.laws.simulated` 2,000 times, about 25 s; 0 seeds for these alone.
+45 s a seed on one core, and every case of `besiege.laws.simulated` 2,000 times, about 25 s; 0 seeds
+for these alone.
 Prints tables in Markdown.
 """
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from besiege.checks.answers import FOUND, NOT_ASKED, PASSED
+from besiege.checks.finding import FOUND, NOT_ASKED, PASSED
 from besiege.core.store import FOUND_BY
 from besiege.laws.broken_unions import SOUND_UNIONS, UNIONS
 from besiege.study.evidence import Cell

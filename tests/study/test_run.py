@@ -206,10 +206,9 @@ def test_checks_are_asked_of_what_an_interrupted_run_left(settings, tmp_path):
     folder = RunFolder(out)
     assert 0 < len(folder.rows()) < 48
     assert {a["number"] for a in folder.answers() if a["times"]} >= {35, 36, 40}
-    finished = load_experiment(settings, ["data.n=6"])
-    run_experiment(finished, out)
-    more = {a["number"]: a["times"] for a in RunFolder(out).answers()}
-    assert more[36] > next(a["times"] for a in folder.answers() if a["number"] == 36) - 1
+    run_experiment(load_experiment(settings, ["data.n=6"]), out)
+    cells = folder.resolved()["cells"]
+    assert {a["times"] for a in folder.answers() if a["number"] == 36} == {len(cells)}
 
 
 def test_a_run_that_was_killed_was_asked_nothing(settings, tmp_path, monkeypatch):

@@ -170,9 +170,9 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine |
     number of different outputs. The random streams that attacker and judge share (runs gather none:
     attackers are cut off from the judge's). Accuracy on draws of another seed, which every row of a
     random defense is judged on too, minus that on the judge's. Whether a link answers differently
-    to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval
-    (Student, 8 images or more) that is not above 0; such a link has to say that it is random, and if it does, its rows are fair but can
-    never be made again (a note).
+    to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval (Student,
+    8 images or more) that is not above 0; such a link has to say that it is random, and if it does,
+    its rows are fair but can never be made again (a note).
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 ROW_COLUMNS: Mapping[str, str] = {
     "cell": "VARCHAR",
@@ -42,3 +45,12 @@ LATER: Mapping[str, str] = {
     "passes": TRACE_COLUMNS["passes"],
     **{name: ROW_COLUMNS[name] for name in ("again", "idle", "bare")},
 }
+
+
+def as_column(values: Any) -> Any:
+    """A NumPy column; lists of lists become an object column, whatever their lengths."""
+    if isinstance(values, np.ndarray):
+        return values
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import NOTE, Finding
 from besiege.core.stats import (
     Interval,
@@ -85,9 +84,7 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
-    asked: int | None = (
-        None  # checks that could be asked of the run: 0 if unknown, None if nobody did
-    )
+    asked: tuple[int, int] | None = None  # checks that could be asked of the run, of so many
 
     @property
     def goal(self) -> str:
@@ -111,11 +108,11 @@ class Worst:
         )
 
     def _checks(self) -> str:
-        """Those that warn, and how many of all were asked of the run."""
+        """Those that warn, and how many were asked, which old folders do not say."""
         if self.asked is None:
             return "not asked"
-        many = f" ({self.asked} of {len(CHECKS)} asked)" if self.asked else ""
-        return (", ".join(self.grave) or "no warning") + many
+        some, of = self.asked
+        return (", ".join(self.grave) or "no warning") + (f" ({some} of {of} asked)" if of else "")
 
 
 @dataclass(frozen=True)
@@ -139,15 +136,15 @@ class PlanNotes:
 class Context:
     """What a headline needs beside rows.
 
-    records: by cell. asked: as of `Worst`. claims: robust accuracy claimed for a defense, by its name. certified: proved
-    share and radius by (defense, threat).
+    records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
+    share and radius by (defense, threat). asked: as of `Worst`.
     """
 
     records: Mapping[str, Mapping[str, Any]]
     findings: Sequence[Finding] = ()
     claims: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
-    asked: int | None = None
+    asked: tuple[int, int] | None = None
 
 
 class Figures(Protocol):

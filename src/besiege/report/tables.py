@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from besiege.checks.answers import from_answer, number_asked
-from besiege.checks.finding import Finding, from_record
+from besiege.checks.finding import Finding, from_answer, from_record, number_asked
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
@@ -91,11 +90,10 @@ def summarise(path: Path) -> Summary:
     return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
 
 
-def _asked(folder: RunFolder) -> int | None:
-    """How many checks could be asked of the run; 0 where nobody wrote it down, None if none was."""
-    if not folder.examined():
-        return None
-    return number_asked([from_answer(record) for record in folder.answers()])
+def _asked(folder: RunFolder) -> tuple[int, int] | None:
+    """How many checks could be asked of the run, of how many; None where none was."""
+    answers = [from_answer(record) for record in folder.answers()]
+    return (number_asked(answers), len(answers)) if folder.examined() else None
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:

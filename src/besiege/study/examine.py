@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from besiege.checks.answers import Answer, answered
 from besiege.checks.catalog import CHECKS
-from besiege.checks.finding import LEVELS, Finding, Fine
+from besiege.checks.finding import LEVELS, Answer, Finding, Fine, answered
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.study.evidence import Cell, cells_of
