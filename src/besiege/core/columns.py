@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,3 +55,10 @@ def as_column(values: Any) -> Any:
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return column
+
+
+def shard_name(rows: Mapping[str, Any]) -> str:
+    """Named after its cell and ids, so that the same shard made twice is one file."""
+    ids = [int(i) for i in rows["id"]]
+    digest = hashlib.sha256(",".join(map(str, sorted(ids))).encode()).hexdigest()[:8]
+    return f"{rows['cell'][0]}-{min(ids):08d}-{digest}.parquet"

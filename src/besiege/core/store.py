@@ -10,7 +10,6 @@ DIR/certificates.json radii that were proved   DIR/checks.json             which
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from besiege.core.columns import LATER, ROW_COLUMNS, TRACE_COLUMNS, as_column
+from besiege.core.columns import LATER, ROW_COLUMNS, TRACE_COLUMNS, as_column, shard_name
 from besiege.core.errors import BadRun
 from besiege.core.lock import hold
 
@@ -110,7 +109,7 @@ class RunFolder:
         images: Mapping[int, Mapping[str, Any]],
     ) -> Path:
         """One batch of a cell; the rows come last, since they say that it is finished."""
-        name = _shard_name(rows)
+        name = shard_name(rows)
         cell = rows["cell"][0]
         for image_id, parts in images.items():
             buffer = io.BytesIO()
@@ -195,6 +194,12 @@ class RunFolder:
         """What resolved.json says; empty where there is none."""
         found: dict[str, Any] = self._said("resolved.json") or {}
         return found
+
+    def described(self) -> dict[str, Any]:
+        """`resolved`, of a folder that holds a run. Raises BadRun of others."""
+        if found := self.resolved():
+            return found
+        raise BadRun(f"{self.path} holds no run: no resolved.json is in it.")
 
     def environment(self) -> dict[str, Any]:
         """What environment.json says; empty where there is none."""
@@ -387,13 +392,6 @@ def _set_aside(place: Path) -> None:
         return
     except OSError as error:
         raise BadRun(f"{place} cannot be read ({error.strerror}). It stays as it is.") from error
-
-
-def _shard_name(rows: Mapping[str, Any]) -> str:
-    """Named after its cell and ids, so that the same shard made twice is one file."""
-    ids = [int(i) for i in rows["id"]]
-    digest = hashlib.sha256(",".join(map(str, sorted(ids))).encode()).hexdigest()[:8]
-    return f"{rows['cell'][0]}-{min(ids):08d}-{digest}.parquet"
 
 
 def _quoted(path: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from besiege.checks.finding import Finding, from_answer, from_record, number_asked
-from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
+from besiege.report.cells import goal_of
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
@@ -54,9 +54,7 @@ def summarise(path: Path) -> Summary:
     Raises BadRun if it holds no run.
     """
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     ids = frozenset(resolved["ids"])
     by_cell: dict[str, list[dict[str, Any]]] = {r["cell"]: [] for r in resolved["cells"]}
     rows = folder.rows()
@@ -105,7 +103,7 @@ def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
 def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:
     for plan in resolved.get("plans", {}).values():
         if "defense" in plan:  # as it is not in folders of older versions
-            goal = "targeted" if plan["targeted"] else "untargeted"
+            goal = goal_of(plan["targeted"])
             notes = tuple(plan["notes"])
             name = plan["recipe"]["name"]
             yield PlanNotes(plan["defense"], plan["threat"], goal, name, notes, plan["passes"])
