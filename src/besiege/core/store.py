@@ -212,7 +212,7 @@ class RunFolder:
 
     def findings(self) -> list[dict[str, Any]]:
         """What checks said of the run when they were last asked; empty where they were not."""
-        return self._said("findings.json") or []  # type: ignore[no-any-return]
+        return self._said("findings.json") or []
 
     def answers(self) -> list[dict[str, Any]]:
         """What became of each check; empty where they were not asked, or nobody wrote it down."""

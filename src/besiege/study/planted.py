@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from besiege.attacks.loss import margin
 from besiege.attacks.threat import Threat
 from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import Finding
@@ -65,7 +64,7 @@ def evidence_of(
         return None
     garden = _Garden(defense, layer, threat, Key.root(seed, range(len(x)), x.device), micro_batch)
     heads, kept = garden.heads(x)
-    recipe = replace(recipe, steps=max(recipe.steps, STEPS), loss=recipe.loss or margin().name)
+    recipe = replace(recipe, steps=max(recipe.steps, STEPS), loss=recipe.loss or RECIPE.loss)
     vote = {VOTE: "one"} if VOTE in defense.viewable else {}
     recipe = replace(recipe, view={**vote, **recipe.view})
     # Each image has a network of its own, so that no two can be in one batch.
@@ -143,13 +142,12 @@ class _Garden:
                 found.append(seen[: window.stop - window.start])
         return by_example(torch.cat(found), n).double()
 
-    def tries(self, x: Tensor, name: str) -> Tensor:
+    def tries(self, x: Tensor, own: Key) -> Tensor:
         """(B, INNER, C, H, W): half of them anywhere in the ball, half on its edge."""
-        n, keys = INNER // 2, self.key.fold("planted", name).spread("try", INNER)
-        key = {"any": keys.fold("any"), "edge": keys.fold("edge")}
+        n, keys = INNER // 2, own.spread("try", INNER)
         many = x.repeat_interleave(INNER, 0)
-        inside = self.threat.ball.start(many, key["any"])
-        on = by_example(self.edge(many, key["edge"]), INNER)
+        inside = self.threat.ball.start(many, keys.fold("any"))
+        on = by_example(self.edge(many, keys.fold("edge")), INNER)
         return torch.cat([by_example(inside, INNER)[:, :n], on[:, n:]], 1)
 
     def edge(self, x: Tensor, key: Key) -> Tensor:
@@ -163,7 +161,7 @@ class _Garden:
         key = self.key.fold("planted")
         target = self.edge(x, key.fold("target"))[:, None]
         draws = self.draws if self.defense.is_random((x.shape[1], x.shape[2], x.shape[3])) else 1
-        inner = torch.cat([x[:, None], self.tries(x, "inner")], 1)
+        inner = torch.cat([x[:, None], self.tries(x, key.fold("tries"))], 1)
         low = self.features(inner, key.fold("inner"))
         high = self.features(target.expand(-1, draws, -1, -1, -1), key.fold("high"))
         middle = low.mean(1, keepdim=True)
@@ -197,7 +195,7 @@ class _Garden:
         one, goal = x[i : i + 1], torch.zeros(1, dtype=torch.int64, device=x.device)
         siege = Siege(own, recipe, self.threat, Opponents(micro_batch=min(4, self.micro_batch)))
         found = self.threat.submitted(siege.attack(one, goal, key).x, one)
-        points = torch.cat([found, self.tries(x, "luck")[i]])
+        points = torch.cat([found, self.tries(one, key.fold("luck"))[0]])
         keys = self.key[[i] * len(points)].fold("planted", "judged")
         won = answers(own, points, keys, self.draws, self.micro_batch).double().mean(1) > 0.5
         return bool(won[0]), bool(won[1:].any())
