@@ -8,6 +8,7 @@ from pathlib import Path
 
 from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import Check
+from besiege.checks.needs import DOCTORS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "checks.md"
@@ -30,7 +31,9 @@ def page() -> str:
 def _section(check: Check) -> str:
     """Heading, level, who gathers, what its function says, and what to do."""
     by = " and ".join(WHO[who] for who in check.gathered)
-    asked = f"Asked by {by}." if by else f"Evidence not yet gathered: {check.missing}."
+    asked = f"Asked by {by}."
+    if by == WHO["run"] and check.needs != DOCTORS:
+        asked += f" In a run {check.needs}."
     told = inspect.cleandoc(check.function.__doc__ or "")
     to_do = textwrap.fill(f"To do: {check.to_do[0].lower()}{check.to_do[1:]}", WIDTH)
     return (

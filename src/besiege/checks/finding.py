@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ LEVELS: Mapping[str, str] = {
     NOTE: "what a reader has to know",
 }
 MOST_EXAMPLES = 10  # that a finding names
+FOUND, PASSED, NOT_ASKED = "found", "passed", "not asked"  # what became of a check
 
 Array = NDArray[Any]
 
@@ -36,6 +37,14 @@ class Symptom:
     examples: tuple[int, ...] = ()
     next: str = ""
     level: str = ""
+
+
+@dataclass(frozen=True)
+class Fine:
+    """What a check saw where all is well: its figure, on the right side of the threshold."""
+
+    figure: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,12 @@ def from_record(record: Mapping[str, Any]) -> Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One of the 46: a pure function from evidence to a symptom or None.
+    """One of the 46: a pure function from evidence to a symptom, to a figure that is fine, or to
+    None where the evidence answers nothing.
 
     family: heading of the page. to_do: where the symptom does not say it more exactly. gathered:
-    who brings the evidence, "run" (`besiege check`) or "doctor" (`besiege doctor`); "" where nobody
-    does yet, and `missing` says why.
+    who brings the evidence, "run" (`besiege check`) or "doctor" (`besiege doctor`). needs: what has
+    to be there so that it can be asked of a run.
 
     >>> from besiege.checks.catalog import CHECKS
     >>> CHECKS[40].name
@@ -100,10 +110,10 @@ class Check:
     level: str
     family: str
     source: str
-    function: Callable[[Any], Symptom | None]
+    function: Callable[[Any], Symptom | Fine | None]
     to_do: str
     gathered: tuple[str, ...] = ()
-    missing: str = field(default="")
+    needs: str = ""
 
     def __post_init__(self) -> None:
         one_of("level", self.level, LEVELS, f"check {self.number}")
@@ -112,9 +122,16 @@ class Check:
         self, evidence: object, about: str = "", cells: Sequence[str] = ()
     ) -> Finding | None:
         """The finding of this evidence, if there is one."""
+        found = self.asked(evidence, about, cells)
+        return found if isinstance(found, Finding) else None
+
+    def asked(
+        self, evidence: object, about: str = "", cells: Sequence[str] = ()
+    ) -> Finding | Fine | None:
+        """What the evidence says; None where it answers nothing."""
         seen = self.function(evidence)
-        if seen is None:
-            return None
+        if not isinstance(seen, Symptom):
+            return seen
         level = seen.level or self.level
         return Finding(
             self.number,
@@ -128,6 +145,54 @@ class Check:
             about,
             tuple(cells),
         )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One check of one run.
+
+    times: how often it could be asked. state: FOUND, PASSED, or NOT_ASKED. figure, threshold:
+    of the gravest finding, or of what passed by least; None where nothing was asked. about: of
+    what. because: why it was not asked.
+    """
+
+    number: int
+    state: str
+    times: int = 0
+    figure: float | None = None
+    threshold: float | None = None
+    about: str = ""
+    because: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+
+def from_answer(record: Mapping[str, Any]) -> Answer:
+    """The answer that `Answer.record` made."""
+    return Answer(**record)
+
+
+def answered(check: Check, said: Sequence[tuple[Finding | Fine, str]]) -> Answer:
+    """The answer of `check` from all that it said, each with what it was about."""
+    if not said:
+        return Answer(check.number, NOT_ASKED, because=check.needs)
+    rank = list(LEVELS)
+    grave = [(f, about) for f, about in said if isinstance(f, Finding)]
+    worst: tuple[Finding | Fine, str]
+    if grave:
+        worst = min(grave, key=lambda one: rank.index(one[0].level))
+    else:
+        worst = min(said, key=lambda one: abs(one[0].figure - one[0].threshold))
+    figure, threshold = (_finite(v) for v in (worst[0].figure, worst[0].threshold))
+    state = FOUND if grave else PASSED
+    return Answer(check.number, state, len(said), figure, threshold, worst[1])
+
+
+def number_asked(answers: Sequence[Answer]) -> int:
+    """How many of the checks were asked."""
+    return sum(one.times > 0 for one in answers)
 
 
 def where(mask: Array, ids: Array | None = None) -> tuple[int, ...]:

@@ -21,6 +21,9 @@ def doctor(
     n: Annotated[int, typer.Option(help="How many images.", min=2)] = 16,
     draws: Annotated[int, typer.Option(help="Of each gradient.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    plant: Annotated[
+        bool, typer.Option("--planted", help="Has the attack find planted points (27); slow.")
+    ] = False,
 ) -> None:
     """Look a defense over: range, modes, logits, gradients, surrogates, draws, batches, codec.
 
@@ -36,11 +39,15 @@ def doctor(
     from besiege.models.catalog import load_model
     from besiege.study.doctor import RECIPE
     from besiege.study.doctor import doctor as visit
+    from besiege.study.planted import planted
 
     images = load_images(data)
     x, y, _ = images.take(range(min(n, len(images))))
     whole = Defense(parse_chain(defense), load_model(model, shape=images.shape), VOTES.build(vote))
     recipe = replace(RECIPE, attack=attack, draws=draws)
     goal = Threat(BALLS.build(threat))
-    if show(visit(whole, x, y, threat=goal, recipe=recipe, seed=seed), whole.name):
+    found = visit(whole, x, y, threat=goal, recipe=recipe, seed=seed)
+    if plant:
+        found += planted(whole, x, threat=goal, recipe=recipe, seed=seed)
+    if show(found, whole.name):
         raise typer.Exit(1)

@@ -94,6 +94,7 @@ class Worst(Aimed):
     reason: str = ""  # why that search came to attack as it does
     planning: float = 0.0  # passes an image, of all n, that came before; nan if unknown
     planned: str = ""  # the same as it was spent, in words
+    asked: tuple[int, int] | None = None  # checks that could be asked of the run, of so many
 
     @property
     def before(self) -> str:
@@ -114,8 +115,15 @@ class Worst(Aimed):
         return (
             f"{self.defense}: {self.verdict}: {hit}robust accuracy at most {self.accuracy}{clean} "
             f"at {self.threat} {self.goal}, n = {self.n}, {spent}; "
-            f"{who} {self.broken_by}{most}{claim}; checks: {', '.join(self.grave) or 'no warning'}"
+            f"{who} {self.broken_by}{most}{claim}; checks: {self._checks()}"
         )
+
+    def _checks(self) -> str:
+        """Those that warn, and how many were asked, which old folders do not say."""
+        if self.asked is None:
+            return "not asked"
+        some, of = self.asked
+        return (", ".join(self.grave) or "no warning") + (f" ({some} of {of} asked)" if of else "")
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,7 @@ class Context:
 
     records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
     share and radius by (defense, threat). plans: of adaptive attackers.
+    asked: as of `Worst`.
     """
 
     records: Mapping[str, Mapping[str, Any]]
@@ -131,6 +140,7 @@ class Context:
     claims: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
     plans: Mapping[Place, PlanNotes] = field(default_factory=dict)
+    asked: tuple[int, int] | None = None
 
     def plan(self, record: Mapping[str, Any]) -> PlanNotes | None:
         """That of the cell which `record` describes."""
@@ -334,6 +344,7 @@ def _worst(
         reason=plan.reason(by) if plan else "",
         planning=sum(line.planning for line in attacks),
         planned="; ".join(p.cost for p in plans if p and p.cost),
+        asked=context.asked,
     )
 
 

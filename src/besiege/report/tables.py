@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from besiege.checks.finding import Finding, from_record
+from besiege.checks.finding import Finding, from_answer, from_record, number_asked
 from besiege.core.store import RunFolder
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
@@ -67,7 +67,9 @@ def summarise(path: Path) -> Summary:
     findings = tuple(map(from_record, folder.findings()))
     proofs = tuple(proofs_of(folder.standing()))
     certified = proved(proofs, resolved["cells"])
-    context = Context(records, findings, _claims(resolved), certified, by_place(plans))
+    context = Context(
+        records, findings, _claims(resolved), certified, by_place(plans), _asked(folder)
+    )
     lines = tuple(
         line_of(record, by_cell[record["cell"]], expected, context.plan(record))
         for record in resolved["cells"]
@@ -85,6 +87,12 @@ def summarise(path: Path) -> Summary:
     traces = folder.traces(united(resolved["cells"]))
     efforts = tuple(efforts_of(resolved["cells"], by_cell, traces))
     return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
+
+
+def _asked(folder: RunFolder) -> tuple[int, int] | None:
+    """How many checks could be asked of the run, of how many; None where none was."""
+    answers = [from_answer(record) for record in folder.answers()]
+    return (number_asked(answers), len(answers)) if folder.examined() else None
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from besiege.checks.gradients import Agreement, Lead, Ranks, Saturation, Slopes
 from besiege.checks.optimisation import Asked, Duel
 from besiege.checks.protocol import Clean, Pixels, Saved
 from besiege.checks.randomness import Control, Coupling, Luck
-from besiege.core.batch import l2, linf, row_sum, rows
+from besiege.core.batch import l2, linf, row_sum
 from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
@@ -270,12 +270,11 @@ def _agreement(visit: _Visit) -> Agreement:
 
 
 def _nothing(visit: _Visit, clean: np.ndarray) -> Control:
-    """Attack and judge with eps = 0."""
+    """What the recipe claims to leave of images that it may not change."""
     threat = replace(visit.threat, ball=replace(visit.threat.ball, eps=0.0))  # type: ignore[type-var]
-    siege = replace(visit.siege(replace(visit.recipe, steps=2, draws=1)), threat=threat)
-    found = siege.attack(visit.x, visit.y, visit.key)
-    x = torch.where(rows(threat.admits(found.x, visit.x), found.x), found.x, visit.x)
-    return Control(visit.right(visit.defense, x, visit.key.fold("zero"), visit.fresh), clean)
+    siege = replace(visit.siege(visit.recipe), threat=threat)
+    claim = siege.attack(visit.x, visit.y, visit.key).claim
+    return Control(1 - _array(claim.double()), clean)
 
 
 # One short search
