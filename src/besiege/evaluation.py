@@ -35,7 +35,7 @@ from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
-from besiege.study.soundness import check_classifier, check_defense
+from besiege.study.soundness import check_defense, settled, sound
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given
@@ -93,8 +93,9 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
+    defense = settled(defense, x[:8])
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
-    case = _Case(defense, examples, goal, _opponents(defense, chosen, models, x, judging), seed)
+    case = _Case(defense, examples, goal, _opponents(chosen, models, x, judging), seed)
     check_defense(defense, x[:1], case.key[:1])
     said: dict[str, Any] = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
     if minutes is not None:
@@ -308,8 +309,7 @@ def judge_images(
     examples = _examples(defense, x, y, goal, targets, seed)
     audit_points(points, x, goal)
     check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
-    for part in defense.parts:
-        check_classifier(part.classifier, x[:8])
+    defense = settled(defense, x[:8])
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
@@ -330,13 +330,12 @@ def _recipe(named: str | Recipe, steps: int | None) -> Recipe:
 
 
 def _opponents(
-    defense: Deployed,
     recipes: Sequence[Recipe],
     given: Mapping[str, Classifier] | None,
     x: Tensor,
     judging: Judging,
 ) -> Opponents:
-    """The models that recipes name, by these names; they and the defense's own are checked.
+    """The models that recipes name, by these names, settled.
 
     The adaptive attacker tries all that are given.
     """
@@ -346,11 +345,11 @@ def _opponents(
     if any(recipe.attack == ADAPTIVE for recipe in recipes):
         names |= dict.fromkeys(given)
     others = {
-        name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
+        name: sound(
+            given[name] if name in given else load_model(name, device=x.device, shape=shape), x[:8]
+        )
         for name in names
     }
-    for classifier in (*(part.classifier for part in defense.parts), *others.values()):
-        check_classifier(classifier, x[:8])
     return Opponents(micro_batch=judging.micro_batch, models=others)
 
 
