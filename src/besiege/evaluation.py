@@ -35,7 +35,7 @@ from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
-from besiege.study.soundness import check_defense, settled, sound
+from besiege.study.soundness import check_defense, sound_classifier, sound_defense
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given
@@ -93,7 +93,7 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
-    defense = settled(defense, x[:8])
+    defense = sound_defense(defense, x[:8])
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
     case = _Case(defense, examples, goal, _opponents(chosen, models, x, judging), seed)
     check_defense(defense, x[:1], case.key[:1])
@@ -309,7 +309,7 @@ def judge_images(
     examples = _examples(defense, x, y, goal, targets, seed)
     audit_points(points, x, goal)
     check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
-    defense = settled(defense, x[:8])
+    defense = sound_defense(defense, x[:8])
     check_defense(defense, x[:1], Key.root(seed, [0], x.device))
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
@@ -344,12 +344,11 @@ def _opponents(
     names = dict.fromkeys(name for search in searches for name in search.models or ())
     if any(recipe.attack == ADAPTIVE for recipe in recipes):
         names |= dict.fromkeys(given)
-    others = {
-        name: sound(
-            given[name] if name in given else load_model(name, device=x.device, shape=shape), x[:8]
-        )
+    loaded = {
+        name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
         for name in names
     }
+    others = {name: sound_classifier(model, x[:8]) for name, model in loaded.items()}
     return Opponents(micro_batch=judging.micro_batch, models=others)
 
 

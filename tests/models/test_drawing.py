@@ -1,6 +1,6 @@
 """Networks that draw from global generators, or from their own: noticed, and asked by key."""
 
-import random
+import random  # noqa: TID251 - the generators that foreign networks use
 
 import numpy as np
 import pytest
@@ -28,7 +28,16 @@ X = KEY.fold("x").uniform(1, 4, 4)
 LINEAR = linear_classifier()
 SPELLER = coin_defense(1.0).parts[0].classifier
 
-TOSSES = {"torch": lambda: float(torch.rand(())), "numpy": np.random.rand, "python": random.random}
+TOSSES = {
+    "torch": lambda: float(torch.rand(())),  # noqa: TID251
+    "numpy": np.random.rand,  # noqa: TID251
+    "python": random.random,
+}
+
+
+def private(seed):
+    """A generator that no key reaches."""
+    return np.random.default_rng(seed).random  # noqa: TID251
 
 
 class Coin(nn.Module):
@@ -49,7 +58,8 @@ class Dropped(nn.Module):
     """Noise of its own for every row, and dropout that no mode switches off."""
 
     def forward(self, x):
-        return LINEAR(nn.functional.dropout(x, 0.3, training=True) + 0.1 * torch.randn_like(x))
+        noise = torch.randn_like(x)  # noqa: TID251
+        return LINEAR(nn.functional.dropout(x, 0.3, training=True) + 0.1 * noise)
 
 
 def drawn(module, channels=1, classes=3):
@@ -67,9 +77,7 @@ def test_a_rare_draw_from_a_global_generator_is_always_noticed(toss):
 
 def test_a_generator_of_its_own_is_noticed_by_its_answers():
     """The chance to miss a coin of 95 % is 0.95^90 = 1 %."""
-    noticed = [
-        generators(drawn(Coin(np.random.default_rng(i).random, 0.95)), X).own for i in range(40)
-    ]
+    noticed = [generators(drawn(Coin(private(i), 0.95)), X).own for i in range(40)]
     assert sum(noticed) >= 38
 
 
@@ -79,7 +87,7 @@ def test_what_does_not_draw_is_left_as_it_is():
     once = taken_over(drawn(Dropped()), X)
     assert taken_over(once, X) is once
     assert not draws_for_itself(once)
-    assert draws_for_itself(taken_over(drawn(Coin(np.random.default_rng(0).random, 0.5)), X))
+    assert draws_for_itself(taken_over(drawn(Coin(private(0), 0.5)), X))
 
 
 @pytest.mark.parametrize("module", [Dropped(), Coin(TOSSES["torch"], 0.5)])
@@ -144,9 +152,7 @@ def test_no_attacker_moves_a_foreign_coin(recipe):
 
 
 def test_a_generator_of_its_own_is_said_with_the_rows():
-    model = from_callable(
-        Coin(np.random.default_rng(0).random, 0.5).eval(), 3, name="mine", channels=1
-    )
+    model = from_callable(Coin(private(0), 0.5).eval(), 3, name="mine", channels=1)
     y = torch.zeros(len(X), dtype=torch.long)
     found = besiege.evaluate(Defense(Chain(), model), X, y, besiege.Linf(0.1), recipes=["none"])
     assert "unkeyed: mine draws from a generator of its own" in found.lines[0].flags

@@ -17,7 +17,7 @@ from besiege.models.drawing import ASKED, draws_for_itself, is_taken_over, taken
 UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
 
 
-def settled(defense: Deployed, x: Tensor) -> Deployed:
+def sound_defense(defense: Deployed, x: Tensor) -> Deployed:
     """The defense around classifiers that can be judged: checked, and those that draw taken over.
 
     x: (B, C, H, W), some images. Raises BadModel as `check_classifier` does.
@@ -25,12 +25,14 @@ def settled(defense: Deployed, x: Tensor) -> Deployed:
     known: dict[int, Classifier] = {}
 
     def once(classifier: Classifier) -> Classifier:
-        return known.setdefault(id(classifier), known.get(id(classifier)) or sound(classifier, x))
+        if id(classifier) not in known:
+            known[id(classifier)] = sound_classifier(classifier, x)
+        return known[id(classifier)]
 
     return defense.with_classifiers(once)
 
 
-def sound(classifier: Classifier, x: Tensor) -> Classifier:
+def sound_classifier(classifier: Classifier, x: Tensor) -> Classifier:
     """The classifier, taken over if it draws (`models.drawing`), and checked."""
     found = taken_over(classifier, x)
     check_classifier(found, x)
