@@ -7,7 +7,8 @@ from typing import Any
 
 from besiege.checks import gradients, opponents, optimisation, protocol, randomness
 from besiege.checks.advice import ADVICE
-from besiege.checks.finding import NOTE, STOP, WARN, Check, Symptom
+from besiege.checks.finding import NOTE, STOP, WARN, Check, Fine, Symptom
+from besiege.checks.needs import DOCTORS, NEEDS
 
 ATHALYE = "Athalye et al. 2018 (arXiv:1802.00420)"
 CARLINI = "Carlini et al. 2019 (arXiv:1902.06705)"
@@ -24,8 +25,7 @@ BOTH = ("run", "doctor")
 
 def _family(
     family: str,
-    *rows: tuple[int, str, str, str, Callable[[Any], Symptom | None], tuple[str, ...]],
-    missing: Mapping[int, str],
+    *rows: tuple[int, str, str, str, Callable[[Any], Symptom | Fine | None], tuple[str, ...]],
 ) -> dict[int, Check]:
     return {
         number: Check(
@@ -37,7 +37,7 @@ def _family(
             function,
             ADVICE[number],
             by,
-            missing.get(number, ""),
+            NEEDS.get(number, DOCTORS),
         )
         for number, name, level, source, function, by in rows
     }
@@ -55,7 +55,6 @@ GRADIENTS = _family(
     (8, "shifted surrogate", WARN, HOUSE, gradients.shifted_surrogate, DOCTOR),
     (9, "probabilities for logits", NOTE, CARLINI, gradients.probabilities, DOCTOR),
     (10, "training mode", STOP, CARLINI, gradients.training_mode, DOCTOR),
-    missing={},
 )
 OPTIMISATION = _family(
     "Optimisation",
@@ -70,7 +69,6 @@ OPTIMISATION = _family(
     (19, "one step beats many", STOP, ATHALYE, optimisation.one_step_beats_many, RUN),
     (20, "another goal is better", WARN, TRAMER, optimisation.another_goal_is_better, RUN),
     (21, "gradient taken elsewhere", STOP, HOUSE, optimisation.gradient_elsewhere, DOCTOR),
-    missing={},
 )
 OPPONENTS = _family(
     "Against other attackers",
@@ -79,8 +77,7 @@ OPPONENTS = _family(
     (24, "label attack inside", STOP, CARLINI, opponents.label_attack_inside, RUN),
     (25, "surrogates differ", NOTE, TRAMER, opponents.surrogates_differ, RUN),
     (26, "leaving out wins", WARN, HOUSE, opponents.leaving_out_wins, RUN),
-    (27, "planted example", STOP, ZIMMERMANN, opponents.binarisation, ()),
-    missing={27: "it takes the features before the last layer, which classifiers do not yet show"},
+    (27, "planted example", STOP, ZIMMERMANN, opponents.binarisation, DOCTOR),
 )
 RANDOMNESS = _family(
     "Randomness",
@@ -88,11 +85,10 @@ RANDOMNESS = _family(
     (29, "one draw flips", WARN, LEE, randomness.one_draw_flips, RUN),
     (30, "known draw", NOTE, GAO, randomness.known_draw, DOCTOR),
     (31, "draws or steps", NOTE, GAO, randomness.draws_or_steps, RUN),
-    (32, "shared draws", STOP, CROCE, randomness.shared_draws, DOCTOR),
+    (32, "shared draws", STOP, CROCE, randomness.shared_draws, BOTH),
     (33, "batch coupling", STOP, CARLINI, randomness.batch_coupling, DOCTOR),
     (34, "best of k", NOTE, LEE, randomness.best_of_k, RUN),
     (35, "abstentions", NOTE, "house", randomness.abstentions, RUN),
-    missing={},
 )
 PROTOCOL = _family(
     "Protocol",
@@ -107,7 +103,6 @@ PROTOCOL = _family(
     (44, "certificate violated", STOP, CARLINI, protocol.certificate_violated, RUN),
     (45, "tuned on the judged", NOTE, CARLINI, protocol.tuned_on_the_judged, RUN),
     (46, "saved otherwise", NOTE, HOUSE, protocol.saved_otherwise, DOCTOR),
-    missing={},
 )
 
 CHECKS: Mapping[int, Check] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,14 @@ class Symptom:
     examples: tuple[int, ...] = ()
     next: str = ""
     level: str = ""
+
+
+@dataclass(frozen=True)
+class Fine:
+    """What a check saw where all is well: its figure, on the right side of the threshold."""
+
+    figure: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,12 @@ def from_record(record: Mapping[str, Any]) -> Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One of the 46: a pure function from evidence to a symptom or None.
+    """One of the 46: a pure function from evidence to a symptom, to a figure that is fine, or to
+    None where the evidence answers nothing.
 
     family: heading of the page. to_do: where the symptom does not say it more exactly. gathered:
-    who brings the evidence, "run" (`besiege check`) or "doctor" (`besiege doctor`); "" where nobody
-    does yet, and `missing` says why.
+    who brings the evidence, "run" (`besiege check`) or "doctor" (`besiege doctor`). needs: what has
+    to be there so that it can be asked of a run.
 
     >>> from besiege.checks.catalog import CHECKS
     >>> CHECKS[40].name
@@ -100,10 +109,10 @@ class Check:
     level: str
     family: str
     source: str
-    function: Callable[[Any], Symptom | None]
+    function: Callable[[Any], Symptom | Fine | None]
     to_do: str
     gathered: tuple[str, ...] = ()
-    missing: str = field(default="")
+    needs: str = ""
 
     def __post_init__(self) -> None:
         one_of("level", self.level, LEVELS, f"check {self.number}")
@@ -112,9 +121,16 @@ class Check:
         self, evidence: object, about: str = "", cells: Sequence[str] = ()
     ) -> Finding | None:
         """The finding of this evidence, if there is one."""
+        found = self.asked(evidence, about, cells)
+        return found if isinstance(found, Finding) else None
+
+    def asked(
+        self, evidence: object, about: str = "", cells: Sequence[str] = ()
+    ) -> Finding | Fine | None:
+        """What the evidence says; None where it answers nothing."""
         seen = self.function(evidence)
-        if seen is None:
-            return None
+        if not isinstance(seen, Symptom):
+            return seen
         level = seen.level or self.level
         return Finding(
             self.number,

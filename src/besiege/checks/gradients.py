@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from besiege.checks.finding import NOTE, Array, Symptom, percent, where
+from besiege.checks.finding import NOTE, Array, Fine, Symptom, percent, where
 from besiege.core.stats import share_interval
 
 DEAD = 0.01  # share of examples without a gradient
@@ -25,7 +25,7 @@ class Slopes:
     size: Array
 
 
-def zero_gradient(e: Slopes) -> Symptom | None:
+def zero_gradient(e: Slopes) -> Symptom | Fine | None:
     """Are there examples whose gradient is zero or not finite?
 
     Figure: the share of examples with max |g| = 0 or NaN, where g is the gradient of the *margin*
@@ -35,7 +35,7 @@ def zero_gradient(e: Slopes) -> Symptom | None:
     """
     dead = ~(np.abs(e.size) > 0)
     if dead.mean() <= DEAD:
-        return None
+        return Fine(dead.mean(), DEAD)
     return Symptom(
         dead.mean(),
         DEAD,
@@ -52,7 +52,7 @@ class Graph:
     alive: tuple[bool, ...]
 
 
-def graph_cut(e: Graph) -> Symptom | None:
+def graph_cut(e: Graph) -> Symptom | Fine | None:
     """Do the logits follow from the image by differentiable operations at all?
 
     Figure: how many links return a tensor without a graph when their input asks for a gradient.
@@ -61,7 +61,7 @@ def graph_cut(e: Graph) -> Symptom | None:
     """
     cut = [name for name, alive in zip(e.links, e.alive, strict=True) if not alive]
     if not cut:
-        return None
+        return Fine(0, 0)
     return Symptom(len(cut), 0, f"no gradient passes {', '.join(cut)}.")
 
 
@@ -73,7 +73,7 @@ class Differences:
     numeric: Array
 
 
-def wrong_gradient(e: Differences) -> Symptom | None:
+def wrong_gradient(e: Differences) -> Symptom | Fine | None:
     """Is a gradient that calls itself exact the derivative of the value?
 
     Figure: the cosine between derivatives along random directions by autograd and by central
@@ -87,7 +87,7 @@ def wrong_gradient(e: Differences) -> Symptom | None:
     cosine = float(a @ b) / max(sizes[0] * sizes[1], 1e-300)
     ratio = sizes[0] / sizes[1]
     if cosine >= COSINE and RATIO[0] <= ratio <= RATIO[1]:
-        return None
+        return Fine(cosine, COSINE)
     off = cosine < COSINE
     return Symptom(
         cosine if off else ratio,
@@ -104,7 +104,7 @@ class Agreement:
     draws: int
 
 
-def noisy_gradient(e: Agreement) -> Symptom | None:
+def noisy_gradient(e: Agreement) -> Symptom | Fine | None:
     """Do two independent mean gradients point the same way?
 
     Figure: the median cosine over examples. Threshold: 0.2; then more draws until it is above 0.5.
@@ -112,7 +112,7 @@ def noisy_gradient(e: Agreement) -> Symptom | None:
     """
     cosine = float(np.median(e.cosine))
     if cosine >= NOISY:
-        return None
+        return Fine(cosine, NOISY)
     return Symptom(
         cosine,
         NOISY,
@@ -129,7 +129,7 @@ class Saturation:
     margin: Array
 
 
-def saturated_loss(e: Saturation) -> Symptom | None:
+def saturated_loss(e: Saturation) -> Symptom | Fine | None:
     """Is cross-entropy flat where the classifier is merely sure of itself?
 
     Figure: the share of examples whose gradient of cross-entropy has no entry above 1e-8 though the
@@ -138,7 +138,7 @@ def saturated_loss(e: Saturation) -> Symptom | None:
     """
     flat = (e.slope < FLAT) & np.isfinite(e.margin)
     if share_interval(flat.astype(float)).low <= FLAT_SHARE:
-        return None
+        return Fine(flat.mean(), FLAT_SHARE)
     return Symptom(
         flat.mean(),
         FLAT_SHARE,
@@ -154,7 +154,7 @@ class Ranks:
     rank: Array
 
 
-def dlr_plateau(e: Ranks) -> Symptom | None:
+def dlr_plateau(e: Ranks) -> Symptom | Fine | None:
     """Does the label rank third, where the printed difference of logits ratio is stuck at 1?
 
     Figure: the share of readings on which two logits are above the label's. Threshold: the lower
@@ -163,7 +163,7 @@ def dlr_plateau(e: Ranks) -> Symptom | None:
     third = (np.asarray(e.rank) == 2).mean(1)
     share = float(third.mean())
     if share_interval(third).low <= THIRD:
-        return None
+        return Fine(share, THIRD)
     return Symptom(share, THIRD, f"the label ranks third on {percent(share)} of the readings.")
 
 
@@ -183,7 +183,7 @@ class Lead:
     rival_gain: float = float("nan")
 
 
-def misleading_surrogate(e: Lead) -> Symptom | None:
+def misleading_surrogate(e: Lead) -> Symptom | Fine | None:
     """Does one step along the surrogate's mean gradient raise the true loss more than luck?
 
     Figure: the share of examples on which it gains more than a random direction does, forward only
@@ -192,7 +192,7 @@ def misleading_surrogate(e: Lead) -> Symptom | None:
     """
     best = int(np.argmax(e.low))
     if np.mean(e.low) > LUCK:
-        return None
+        return Fine(e.share[best], LUCK)
     other = f" {e.rival} gains {e.rival_gain:+.2f}." if e.rival else ""
     instead = e.rival or "another surrogate (moved, trained), or by scores"
     return Symptom(
@@ -218,16 +218,17 @@ class Displacement:
     still: float
 
 
-def shifted_surrogate(e: Displacement) -> Symptom | None:
+def shifted_surrogate(e: Displacement) -> Symptom | Fine | None:
     """Does the surrogate put the change where the link puts it?
 
     Figure: pixels between the peak of the cross-correlation of the forward change with the
     surrogate's and zero. Threshold: one pixel, where the peak is half as high again as the value at
     zero and at least 0.3 (a mirrored or unrelated change has a peak too: 0.13 was seen).
     """
-    distance = float(np.hypot(*e.shift))
-    if distance < MOVED or e.peak < CLEAR or e.peak < 1.5 * e.still:
-        return None
+    clear = e.peak >= CLEAR and e.peak >= 1.5 * e.still
+    distance = float(np.hypot(*e.shift)) if clear else 0.0
+    if distance < MOVED:
+        return Fine(distance, MOVED)
     right, down = e.shift
     return Symptom(
         distance,
@@ -244,7 +245,7 @@ class Outputs:
     rows: Array
 
 
-def probabilities(e: Outputs) -> Symptom | None:
+def probabilities(e: Outputs) -> Symptom | Fine | None:
     """Are the outputs probabilities where logits are expected?
 
     Figure: the share of rows in [0, 1] that sum to 1 within 1e-3. Threshold: all of them. A second
@@ -255,7 +256,7 @@ def probabilities(e: Outputs) -> Symptom | None:
         return None
     inside = ((finite >= 0) & (finite <= 1)).all(1) & (np.abs(finite.sum(1) - 1) < 1e-3)
     if not inside.all():
-        return None
+        return Fine(inside.mean(), 1)
     return Symptom(
         1.0, 1.0, f"all {len(finite)} rows of the output are in [0, 1] and sum to 1.", level=NOTE
     )
@@ -269,14 +270,14 @@ class Modes:
     moved: tuple[str, ...] = ()
 
 
-def training_mode(e: Modes) -> Symptom | None:
+def training_mode(e: Modes) -> Symptom | Fine | None:
     """Is a module in training mode, or do its statistics move while it answers?
 
     Figure: how many modules and buffers. Threshold: none.
     """
     bad = (*e.training, *e.moved)
     if not bad:
-        return None
+        return Fine(0, 0)
     moving = f", and {', '.join(e.moved[:3])} moved by a forward pass" if e.moved else ""
     return Symptom(
         len(bad), 0, f"in training mode: {', '.join(e.training[:3]) or 'nothing'}{moving}."

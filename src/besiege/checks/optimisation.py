@@ -8,14 +8,16 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import binom
 
-from besiege.checks.finding import Array, Symptom, percent, points, where
-from besiege.checks.pair import Pair
+from besiege.checks.finding import Array, Fine, Symptom, percent, points, where
+from besiege.checks.pair import Pair, Survivors
 from besiege.core.comparisons import paired
 from besiege.core.stats import share_interval, wilson
 
 WINDOW, RISE, RISING = 10, 0.05, 0.1  # last steps, share of the range, share of the examples
+FALLING = 0.02  # of the examples, to the last search of a union
 LUCK = 0.01  # probability of a success by chance alone that is taken for one
 RESTARTS = 0.01
+RISE_AT = 0.02  # of accuracy, at a larger radius
 TARGETED = 0.03
 ELSEWHERE = 0.5
 
@@ -29,14 +31,21 @@ class Curves:
     ids: Array | None = None
 
 
-def not_converged(e: Curves) -> Symptom | None:
+def not_converged(e: Curves | Survivors) -> Symptom | Fine | None:
     """Does the attacker's loss still rise when the search ends?
 
     Figure: the share of all examples that stand and whose loss rises by more than 5 % of its range
     from the first to the second half of the last 10 steps (of the latter half, if that is less), by
     their medians and by more than twice the noise of consecutive steps. Threshold: 10 %. One-step
-    attacks are not asked.
+    attacks are not asked. Of a union: the share of all examples that its last search broke.
+    Threshold: the lower limit of its 95 % interval is above 2 %.
     """
+    if isinstance(e, Survivors):
+        return e.symptom(
+            FALLING,
+            lambda gain: f"{e.names[1]}, the last search of the union, still breaks {gain}.",
+            "Give the union more passes (ten times), until its last search breaks nothing.",
+        )
     steps = e.loss.shape[1]
     if steps < 2 or len(e.loss) == 0:
         return None
@@ -47,7 +56,7 @@ def not_converged(e: Curves) -> Symptom | None:
     reach = e.loss.max(1) - e.loss.min(1)
     still = (rise > RISE * reach) & (rise > 2 * noise / np.sqrt(half)) & (reach > 0) & e.standing
     if still.mean() <= RISING:
-        return None
+        return Fine(still.mean(), RISING)
     return Symptom(
         still.mean(),
         RISING,
@@ -71,7 +80,7 @@ class Iterates:
     ids: Array | None = None
 
 
-def lost_success(e: Iterates) -> Symptom | None:
+def lost_success(e: Iterates) -> Symptom | Fine | None:
     """Was some iterate adversarial, and the point handed over is not?
 
     Figure: the share of examples with an iterate that won on all its draws, and a final point that
@@ -90,7 +99,7 @@ def lost_success(e: Iterates) -> Symptom | None:
         hits = np.rint(best * e.draws)
         lost = (steps * binom.sf(hits - 1, e.draws, upper) < LUCK) & (best >= 1)
     if not lost.any():
-        return None
+        return Fine(0, 0)
     return Symptom(
         lost.mean(),
         0,
@@ -107,7 +116,7 @@ class Unbounded:
     classes: int
 
 
-def unbounded_fails(e: Unbounded) -> Symptom | None:
+def unbounded_fails(e: Unbounded) -> Symptom | Fine | None:
     """Does an attack fail that may make any image?
 
     Figure: the share of examples that are right on more than half of the draws at eps = 1 (linf) or
@@ -116,7 +125,7 @@ def unbounded_fails(e: Unbounded) -> Symptom | None:
     """
     left = e.right > 0.5
     if not left.any():
-        return None
+        return Fine(0, 0)
     return Symptom(
         left.mean(),
         0,
@@ -134,7 +143,7 @@ class Radii:
     classes: int = 0
 
 
-def accuracy_rises(e: Radii) -> Symptom | None:
+def accuracy_rises(e: Radii) -> Symptom | Fine | None:
     """Does robust accuracy rise with eps?
 
     Figure: the largest mean difference of the same examples between a radius and a smaller one.
@@ -145,19 +154,21 @@ def accuracy_rises(e: Radii) -> Symptom | None:
     pairs = list(combinations(range(len(e.eps)), 2))
     sure = 1 - 0.05 / max(1, len(pairs))
     found = [(paired(e.right[j], e.right[i], sure), i, j) for i, j in pairs]
-    bad = [(g, i, j) for g, i, j in found if g.low > 0 and g.estimate > 0.02]
-    if not bad:
+    bad = [(g, i, j) for g, i, j in found if g.low > 0 and g.estimate > RISE_AT]
+    if not found:
         return None
+    if not bad:
+        return Fine(max(g.estimate for g, _, _ in found), RISE_AT)
     gain, i, j = max(bad)
     return Symptom(
         gain.estimate,
-        0.02,
+        RISE_AT,
         f"accuracy rises by {points(gain.estimate)} from eps {e.eps[i]:.4g} to {e.eps[j]:.4g}.",
         where(e.right[j] > e.right[i]),
     )
 
 
-def more_steps_help(e: Pair) -> Symptom | None:
+def more_steps_help(e: Pair) -> Symptom | Fine | None:
     """Do more steps (ten times as many, say) break more examples?
 
     Figure: accuracy with the fewer steps minus that with the more, of the same examples. Threshold:
@@ -165,7 +176,7 @@ def more_steps_help(e: Pair) -> Symptom | None:
     """
     gain = paired(e.first, e.second)
     if gain.low <= 0:
-        return None
+        return Fine(gain.estimate, 0)
     return Symptom(
         gain.estimate,
         0,
@@ -176,11 +187,12 @@ def more_steps_help(e: Pair) -> Symptom | None:
     )
 
 
-def more_restarts_help(e: Pair) -> Symptom | None:
+def more_restarts_help(e: Pair | Survivors) -> Symptom | Fine | None:
     """Do more restarts break more examples?
 
     Figure: accuracy with fewer restarts minus that with more. Threshold: 1 point, and beyond the
-    interval where the defense is random.
+    interval where the defense is random. Of a union: the share of all examples that a search with
+    more restarts broke, after others that saw the defense alike had made as many steps.
     """
     return e.symptom(
         RESTARTS,
@@ -197,7 +209,7 @@ class Sweep:
     right: Array
 
 
-def step_at_the_edge(e: Sweep) -> Symptom | None:
+def step_at_the_edge(e: Sweep) -> Symptom | Fine | None:
     """Is the best step size the smallest or largest of those tried?
 
     Figure: accuracy at the neighbour of the edge minus that at the edge. Threshold: the 95 %
@@ -208,11 +220,11 @@ def step_at_the_edge(e: Sweep) -> Symptom | None:
         return None
     best = int(np.argmin(means))
     if best not in (0, len(means) - 1):
-        return None
+        return Fine(0, 0)
     inner = 1 if best == 0 else len(means) - 2
     gain = paired(e.right[inner], e.right[best])
     if gain.low <= 0:
-        return None
+        return Fine(gain.estimate, 0)
     side = "smallest" if best == 0 else "largest"
     return Symptom(
         gain.estimate,
@@ -230,7 +242,7 @@ class Duel:
     noise: Array
 
 
-def no_better_than_noise(e: Duel) -> Symptom | None:
+def no_better_than_noise(e: Duel) -> Symptom | Fine | None:
     """Is the attack better than random signs on the edge of the ball?
 
     Figure: the share of examples on which the attack's point has a larger true margin loss than the
@@ -242,7 +254,7 @@ def no_better_than_noise(e: Duel) -> Symptom | None:
     wins = (e.attack > e.noise) + 0.5 * (e.attack == e.noise)
     share = share_interval(np.asarray(wins, float))
     if share.low > 0.5:
-        return None
+        return Fine(share.estimate, 0.5)
     return Symptom(
         share.estimate,
         0.5,
@@ -251,14 +263,14 @@ def no_better_than_noise(e: Duel) -> Symptom | None:
     )
 
 
-def one_step_beats_many(e: Pair) -> Symptom | None:
+def one_step_beats_many(e: Pair) -> Symptom | Fine | None:
     """Does one step (first) leave less than many (second)?
 
     Figure: accuracy after many steps minus that after one. Threshold: the 95 % interval is above 0.
     """
     gain = paired(e.second, e.first)
     if gain.low <= 0:
-        return None
+        return Fine(gain.estimate, 0)
     return Symptom(
         gain.estimate,
         0,
@@ -267,12 +279,13 @@ def one_step_beats_many(e: Pair) -> Symptom | None:
     )
 
 
-def another_goal_is_better(e: Pair) -> Symptom | None:
+def another_goal_is_better(e: Pair | Survivors) -> Symptom | Fine | None:
     """Does the targeted attack beat the untargeted one, or one loss the others?
 
     Figure: accuracy under the first minus that under the second, of the same examples; accuracy
     under a targeted attack counts any wrong answer. Threshold: 3 points, and beyond the interval
-    where the defense is random.
+    where the defense is random. Of a union: the share that a search by another loss broke, after
+    one that saw the defense alike had made as many steps.
     """
     return e.symptom(
         TARGETED,
@@ -292,7 +305,7 @@ class Asked:
     gone: Array
 
 
-def gradient_elsewhere(e: Asked) -> Symptom | None:
+def gradient_elsewhere(e: Asked) -> Symptom | Fine | None:
     """Is the gradient taken at the current point?
 
     Figure: of the steps whose current point has left the clean image, the share whose nearest
@@ -304,7 +317,7 @@ def gradient_elsewhere(e: Asked) -> Symptom | None:
         return None
     share = float((e.off > 0.5 * e.gone)[left].mean())
     if share <= ELSEWHERE:
-        return None
+        return Fine(share, ELSEWHERE)
     return Symptom(
         share,
         ELSEWHERE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from besiege.checks.finding import NOTE, WARN, Array, Symptom, percent, points, where
+from besiege.checks.finding import NOTE, WARN, Array, Fine, Symptom, percent, points, where
 from besiege.core.comparisons import paired, unpaired
 from besiege.core.power import HALF_WIDTH, images_lacking
 from besiege.core.smoothing import refuting
@@ -36,7 +36,7 @@ class Sizes:
     ids: Array | None = None
 
 
-def outside_threat(e: Sizes) -> Symptom | None:
+def outside_threat(e: Sizes) -> Symptom | Fine | None:
     """Are the points inside the threat?
 
     Figure: how many are larger than eps (1 + 1e-6), beyond the rounding of float32, have pixels
@@ -50,7 +50,7 @@ def outside_threat(e: Sizes) -> Symptom | None:
     ):
         bad = bad if mask is None else bad | mask
     if not bad.any():
-        return None
+        return Fine(0, 0)
     return Symptom(
         int(bad.sum()),
         0,
@@ -69,7 +69,7 @@ class Pixels:
     eps: float = math.nan
 
 
-def image_range(e: Pixels) -> Symptom | None:
+def image_range(e: Pixels) -> Symptom | Fine | None:
     """Are the images in [0, 1], the unit in which eps is given?
 
     Figure: the least or largest pixel. Threshold: below 0 or above 1 (normalised, or 0 to 255); a
@@ -100,7 +100,7 @@ def image_range(e: Pixels) -> Symptom | None:
             next="Judge with eight_bit = true, or say that images are never saved.",
             level=WARN,
         )
-    return None
+    return Fine(high, 1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Clean:
     bare: Array
 
 
-def clean_accuracy_lost(e: Clean) -> Symptom | None:
+def clean_accuracy_lost(e: Clean) -> Symptom | Fine | None:
     """What does the defense cost without any attack?
 
     Figure: clean accuracy of the model alone minus that behind the defense. Threshold: 5 points,
@@ -119,7 +119,7 @@ def clean_accuracy_lost(e: Clean) -> Symptom | None:
     """
     gain = paired(e.bare, e.defended, ONE_SIDED)
     if gain.estimate <= CLEAN or gain.low <= 0:
-        return None
+        return Fine(gain.estimate, CLEAN)
     return Symptom(
         gain.estimate,
         CLEAN,
@@ -137,14 +137,14 @@ class Chosen:
     n: int
 
 
-def denominator(e: Chosen) -> Symptom | None:
+def denominator(e: Chosen) -> Symptom | Fine | None:
     """Of which examples are the percentages?
 
     Figure: their number. It is noted where only those were taken that the model gets right without
     the defense: percentages are then no accuracy of a data set. Labels are always the data's.
     """
     if e.select == "all":
-        return None
+        return Fine(e.n, e.n)
     return Symptom(e.n, e.n, f"percentages are of the {e.n} images that the bare model gets right.")
 
 
@@ -155,7 +155,7 @@ class Scores:
     right: Array
 
 
-def too_few_images(e: Scores) -> Symptom | None:
+def too_few_images(e: Scores) -> Symptom | Fine | None:
     """Are there enough images for the figure to mean something?
 
     Figure: half the width of the 95 % interval (Wilson). Threshold: 5 points. The number named is
@@ -163,9 +163,9 @@ def too_few_images(e: Scores) -> Symptom | None:
     """
     interval = share_interval(np.asarray(e.right, float))
     need = images_lacking(interval)
-    if need == 0:
-        return None
     half = (interval.high - interval.low) / 2
+    if need == 0:
+        return Fine(half, HALF_WIDTH)
     return Symptom(
         half,
         HALF_WIDTH,
@@ -181,14 +181,14 @@ class Inside:
     links: tuple[str, ...]
 
 
-def optimises_inside(e: Inside) -> Symptom | None:
+def optimises_inside(e: Inside) -> Symptom | Fine | None:
     """Does a link optimise while it answers?
 
     Figure: how many links run autograd in their forward pass. Threshold: none. A gradient through
     such a loop is cut or wrong.
     """
     if not e.links:
-        return None
+        return Fine(0, 0)
     return Symptom(len(e.links), 0, f"{', '.join(e.links)} runs autograd inside its forward pass.")
 
 
@@ -200,7 +200,7 @@ class Budget:
     ids: Array | None = None
 
 
-def budget_unused(e: Budget) -> Symptom | None:
+def budget_unused(e: Budget) -> Symptom | Fine | None:
     """Do the examples that stand use the ball that the attacker was given?
 
     Figure: the median of size / eps over the examples that stand after an attack on the worst point
@@ -211,7 +211,7 @@ def budget_unused(e: Budget) -> Symptom | None:
         return None
     median = float(np.median(e.used))
     if median >= USED:
-        return None
+        return Fine(median, USED)
     return Symptom(
         median,
         USED,
@@ -229,7 +229,7 @@ class Claims:
     ids: Array | None = None
 
 
-def lucky_claims(e: Claims) -> Symptom | None:
+def lucky_claims(e: Claims) -> Symptom | Fine | None:
     """Does the attacker claim what fresh draws do not confirm?
 
     Figure: mean claim minus mean verdict. Threshold: 5 points, with an interval above 0. A success
@@ -237,7 +237,7 @@ def lucky_claims(e: Claims) -> Symptom | None:
     """
     gain = paired(e.claim, e.won)
     if gain.estimate <= GAP or gain.low <= 0:
-        return None
+        return Fine(gain.estimate, GAP)
     return Symptom(
         gain.estimate,
         GAP,
@@ -263,7 +263,7 @@ class Certified:
     ids: Array | None = None
 
 
-def certificate_violated(e: Certified) -> Symptom | None:
+def certificate_violated(e: Certified) -> Symptom | Fine | None:
     """Does any attack break an example inside its certified radius?
 
     Figure: how many images have a point inside their radius that gets other answers (abstentions
@@ -274,7 +274,7 @@ def certificate_violated(e: Certified) -> Symptom | None:
     other = refuting(e.size, e.radius, e.answer, e.predicted).sum(1)
     bad = binom.sf(other - 1, e.predicted.shape[1], e.alpha) <= e.alpha * (1 + ROUNDING)
     if not bad.any():
-        return None
+        return Fine(0, 0)
     wrong, asked = int(bad.sum()), int((e.size < e.radius).sum())
     luck = float(binom.sf(wrong - 1, asked, 2 * e.alpha))
     return Symptom(
@@ -295,7 +295,7 @@ class Tuned:
     others: Array
 
 
-def tuned_on_the_judged(e: Tuned) -> Symptom | None:
+def tuned_on_the_judged(e: Tuned) -> Symptom | Fine | None:
     """Was the attack tuned on images that are judged?
 
     Figure: accuracy on the others minus that on these; or that there are no others. Threshold: the
@@ -314,7 +314,7 @@ def tuned_on_the_judged(e: Tuned) -> Symptom | None:
         )
     gap = unpaired(e.others, e.pilots)
     if gap.low <= 0:
-        return None
+        return Fine(gap.estimate, 0)
     return Symptom(
         gap.estimate,
         0,
@@ -331,7 +331,7 @@ class Saved:
     ways: tuple[str, ...]
 
 
-def saved_otherwise(e: Saved) -> Symptom | None:
+def saved_otherwise(e: Saved) -> Symptom | Fine | None:
     """Do answers change with how images are saved before the defense sees them?
 
     Figure: the share of images whose label differs between floats, 8 bit rounded and 8 bit cut off,
@@ -340,7 +340,7 @@ def saved_otherwise(e: Saved) -> Symptom | None:
     """
     differ = (e.labels != e.labels[:, :1]).any(1)
     if share_interval(differ.astype(float)).low <= CHANGED:
-        return None
+        return Fine(differ.mean(), CHANGED)
     return Symptom(
         differ.mean(),
         CHANGED,

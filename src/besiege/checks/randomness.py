@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from besiege.checks.finding import NOTE, Array, Symptom, percent, points, where
+from besiege.checks.finding import NOTE, Array, Fine, Symptom, percent, points, where
 from besiege.core.comparisons import paired
 from besiege.core.stats import mean_interval
 
@@ -14,30 +14,32 @@ FLIPS, MANY = 0.02, 10
 COST = 0.03
 LUCKY = 0.05
 COUPLED = 1e-4
+SURE = 0.999  # confidence of what is asked of every row, by a check that says STOP
 
 
 @dataclass(frozen=True)
 class Control:
-    """Shares right, (n,): as the evaluation counts them at eps = 0, and of the clean images."""
+    """Shares right, (n,): as the attacker claims them at eps = 0, and of the clean images."""
 
     nothing: Array
     clean: Array
 
 
-def zero_perturbation(e: Control) -> Symptom | None:
+def zero_perturbation(e: Control) -> Symptom | Fine | None:
     """Does an attack that may change nothing leave the clean figure?
 
-    Figure: clean accuracy minus that after attack and judge with eps = 0. Threshold: 0 is outside
-    the 95 % interval of the paired difference. What counts one lucky draw as a success fails here
-    (AutoAttack's random mode reports 57.5 % where 83.4 % is true).
+    Figure: clean accuracy minus what the attacker claims to leave with eps = 0. Threshold: 0 is
+    outside the 99.9 % interval of the paired difference. What counts one lucky draw as a success
+    fails here (AutoAttack's random mode reports 57.5 % where 83.4 % is true). Runs ask it of
+    random defenses, on their first images: each attacker may spend 100 passes and change nothing.
     """
-    gain = paired(e.clean, e.nothing)
+    gain = paired(e.clean, e.nothing, SURE)
     if gain.low <= 0 <= gain.high:
-        return None
+        return Fine(abs(gain.estimate), 0)
     return Symptom(
         abs(gain.estimate),
         0,
-        f"with eps = 0 the evaluation reports {percent(float(e.nothing.mean()))} where "
+        f"with eps = 0 the attacker claims to leave {percent(float(e.nothing.mean()))} where "
         f"{percent(float(e.clean.mean()))} is the clean figure.",
         where(e.nothing != e.clean),
     )
@@ -51,7 +53,7 @@ class Answers:
     ids: Array | None = None
 
 
-def one_draw_flips(e: Answers) -> Symptom | None:
+def one_draw_flips(e: Answers) -> Symptom | Fine | None:
     """Would the verdict of one draw differ from that of many?
 
     Figure: the probability that one draw disagrees with the majority, mean over examples.
@@ -64,7 +66,7 @@ def one_draw_flips(e: Answers) -> Symptom | None:
     p = e.right.mean(1)
     flips = np.minimum(p, 1 - p)
     if mean_interval(flips).low <= FLIPS:
-        return None
+        return Fine(flips.mean(), FLIPS)
     return Symptom(
         flips.mean(),
         FLIPS,
@@ -81,7 +83,7 @@ class Luck:
     fresh: Array
 
 
-def known_draw(e: Luck) -> Symptom | None:
+def known_draw(e: Luck) -> Symptom | Fine | None:
     """How much of the robustness is the attacker's not knowing the draw?
 
     Figure: accuracy on fresh draws minus that on the one draw that the attacker was given.
@@ -90,7 +92,7 @@ def known_draw(e: Luck) -> Symptom | None:
     """
     gap = paired(e.fresh, e.known)
     if gap.estimate <= LUCKY or gap.low <= 0:
-        return None
+        return Fine(gap.estimate, LUCKY)
     return Symptom(
         gap.estimate,
         LUCKY,
@@ -108,14 +110,14 @@ class Split:
     names: tuple[str, str]
 
 
-def draws_or_steps(e: Split) -> Symptom | None:
+def draws_or_steps(e: Split) -> Symptom | Fine | None:
     """At equal cost, are many draws of few steps better than few draws of many?
 
     Figure: the difference in accuracy. Threshold: 3 points beyond its 95 % interval.
     """
     gain = paired(e.first, e.second)
     if abs(gain.estimate) <= COST or gain.low <= 0 <= gain.high:
-        return None
+        return Fine(abs(gain.estimate), COST)
     winner, loser = e.names[::-1] if gain.estimate > 0 else e.names
     return Symptom(
         abs(gain.estimate),
@@ -159,21 +161,24 @@ class Unkeyed:
     draws: bool
 
 
-def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
+def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine | None:
     """Does the judge draw afresh?
 
     Figure: one of four. Of a defense that calls itself random and is asked with several keys, the
-    number of different outputs. The random streams that attacker and judge share. Accuracy on the
-    judge's draws minus that on draws of another seed. Whether a link answers differently to one
-    image and draw. Thresholds: more than one output, no stream, an interval that holds 0; such a
-    link has to say that it is random, and if it does, its rows are fair but can never be made
-    again (a note).
+    number of different outputs. The random streams that attacker and judge share (runs gather none:
+    attackers are cut off from the judge's). Accuracy on draws of another seed, which every row of a
+    random defense is judged on too, minus that on the judge's. Whether a link answers differently
+    to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval that is
+    not above 0; such a link has to say that it is random, and if it does, its rows are fair but can
+    never be made again (a note).
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)
     if isinstance(e, Repeats):
-        if e.distinct > 1 or e.asked < 2:
+        if e.asked < 2:
             return None
+        if e.distinct > 1:
+            return Fine(e.distinct, 1)
         return Symptom(
             e.distinct,
             1,
@@ -184,16 +189,16 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     if isinstance(e, Streams):
         both = np.intersect1d(e.judge, e.attacker)
         if len(both) == 0:
-            return None
+            return Fine(0, 0)
         return Symptom(
             len(both),
             0,
             f"the attacker saw {len(both)} of the judge's random streams.",
             next="Give the judge a stream that no attacker can name.",
         )
-    gain = paired(e.other, e.judged)
-    if gain.low <= 0 <= gain.high:
-        return None
+    gain = paired(e.other, e.judged, SURE)
+    if gain.low <= 0:
+        return Fine(max(gain.estimate, 0), 0)
     return Symptom(
         abs(gain.estimate),
         0,
@@ -204,9 +209,9 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | None:
     )
 
 
-def _unkeyed(e: Unkeyed) -> Symptom | None:
+def _unkeyed(e: Unkeyed) -> Symptom | Fine | None:
     if not e.differs:
-        return None
+        return Fine(0, 0)
     says = f"{e.link} answers differently to the same image and draw"
     if e.draws:
         means = "it keeps a generator of its own, and its rows can never be made again."
@@ -225,7 +230,7 @@ class Coupling:
     scale: Array
 
 
-def batch_coupling(e: Coupling) -> Symptom | None:
+def batch_coupling(e: Coupling) -> Symptom | Fine | None:
     """Do an example's logits depend on its batch?
 
     Figure: the largest change of a logit when neighbours or their order change, in units of the
@@ -235,7 +240,7 @@ def batch_coupling(e: Coupling) -> Symptom | None:
     change = e.difference / np.maximum(e.scale, 1)
     worst = float(np.nanmax(change))
     if worst <= COUPLED:
-        return None
+        return Fine(worst, COUPLED)
     return Symptom(
         worst,
         COUPLED,
@@ -266,18 +271,19 @@ class Luckiest:
     control: Array | None = None
 
 
-def best_of_k(e: Luckiest) -> Symptom | None:
+def best_of_k(e: Luckiest) -> Symptom | Fine | None:
     """What would accuracy be if one wrong answer in k draws counted as broken?
 
     Figure: the mean minus the best-of-k accuracy at the largest k, less the same of the clean
-    images: what the control loses too is no attack. Threshold: 5 points, and the 95 % interval
-    above 0.
+    images: what the control loses too is no attack. Threshold: none, every random defense has the
+    curve beside its mean; above 5 points, and with a 95 % interval above 0, k decides the figure.
     """
     k = min(v.shape[1] for v in (e.right, e.control) if v is not None)
+    if k < 2:
+        return None
     lost = _lost(e.right, k)
     gain = paired(lost, 0 * lost if e.control is None else _lost(e.control, k))
-    if gain.estimate <= LUCKY or gain.low <= 0:
-        return None
+    decides = gain.estimate > LUCKY and gain.low > 0
     ks = sorted({1, min(5, k), k})
     shown, clean = (
         ", ".join(f"{n}: {percent(float(best_of(v, n).mean()))}" for n in ks)
@@ -289,6 +295,7 @@ def best_of_k(e: Luckiest) -> Symptom | None:
         gain.estimate,
         LUCKY,
         f"right on all of k draws, {shown}{f'; without an attack {clean}' if clean else ''}.",
+        next="" if decides else "Compare with the mean; here k decides little.",
     )
 
 
@@ -305,14 +312,14 @@ class Silence:
     silent: Array
 
 
-def abstentions(e: Silence) -> Symptom | None:
+def abstentions(e: Silence) -> Symptom | Fine | None:
     """Does the defense abstain, and how is that counted?
 
     Figure: the share of draws without an answer. Threshold: any; both ways are shown.
     """
     share = float(e.silent.mean())
     if share == 0:
-        return None
+        return Fine(0, 0)
     right = float(e.right.mean())
     return Symptom(
         share,
