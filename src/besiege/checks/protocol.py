@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
+from scipy.stats import t as student
 
-from besiege.checks.finding import NOTE, WARN, Array, Fine, Symptom, percent, points, where
+from besiege.checks.finding import NOTE, Array, Fine, Symptom, percent, points, where
 from besiege.core.comparisons import paired, unpaired
 from besiege.core.power import HALF_WIDTH, images_lacking
 from besiege.core.smoothing import refuting
 from besiege.core.stats import share_interval
 
+LEVEL = 1 / 255  # of grey
 SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
 CHANGED = 0.02
@@ -69,13 +71,33 @@ class Pixels:
     eps: float = math.nan
 
 
-def image_range(e: Pixels) -> Symptom | Fine | None:
-    """Are the images in [0, 1], the unit in which eps is given?
+@dataclass(frozen=True)
+class Preparations:
+    """A model asked of the same images, prepared in several ways; the first is as they are.
+
+    right: (ways, n) bool. margin: (ways, n) the label's logit minus the largest other, in standard
+    deviations of the logits, so that no way wins by making the model surer of everything.
+    """
+
+    ways: tuple[str, ...]
+    right: Array
+    margin: Array
+
+
+def image_range(e: Pixels | Preparations) -> Symptom | Fine | None:
+    """Are the images in [0, 1], the unit in which eps is given, and as the model wants them?
 
     Figure: the least or largest pixel. Threshold: below 0 or above 1 (normalised, or 0 to 255); a
-    largest pixel below 0.05 in all images (divided twice); an eps below half a grey level, 0.5/255,
-    which no saved image can hold (a warning).
+    largest pixel below 0.05 in all images (divided twice); an eps below one grey level, 1/255, in
+    which there is no other image of 8 bits (none at all, eps = 0, is a control). Runs are asked
+    about eps only where the threat says that images are saved (`eight_bit`): a curve over radii may
+    pass through small ones, of images that stay floats.
+    Of a model: how many images more it gets right if they are normalised by a common mean and std
+    first, or that is undone, in grey levels or as BGR. Threshold: none, if the margin gains too,
+    by a one-sided interval of 95 % for all ways together.
     """
+    if isinstance(e, Preparations):
+        return _prepared(e)
     low, high = float(np.min(e.low)), float(np.max(e.high))
     if low < 0 or high > 1:
         told = "0 to 255" if high > 16 else "normalised"
@@ -92,15 +114,39 @@ def image_range(e: Pixels) -> Symptom | Fine | None:
             f"no pixel is above {high:.3g}, as if divided by 255 twice.",
             next="Hand in images in [0, 1].",
         )
-    if e.eps < 0.5 / 255:
+    if 0 < e.eps < LEVEL * (1 - SLACK):
         return Symptom(
             e.eps,
-            0.5 / 255,
-            f"eps {e.eps:.3g} is below half a grey level: saved as 8 bit nothing is left of it.",
-            next="Judge with eight_bit = true, or say that images are never saved.",
-            level=WARN,
+            LEVEL,
+            f"eps {e.eps:.3g} is below one grey level: no other image of 8 bits is as near.",
+            next="Take eps >= 1/255, or know that nothing is left of an attack once it is saved.",
         )
-    return Fine(high, 1)
+    return Fine(e.eps, LEVEL) if e.eps > 0 else Fine(high, 1)
+
+
+def _prepared(e: Preparations) -> Symptom | Fine | None:
+    """What other preparation the model is better with."""
+    ways, n = len(e.ways) - 1, e.right.shape[1]
+    if ways == 0 or n < 2:
+        return None
+    gained = e.right[1:].sum(1) - e.right[0].sum()
+    more = e.margin[1:] - e.margin[0]
+    spread = more.std(1, ddof=1) / np.sqrt(n)
+    sure = more.mean(1) > student.ppf(1 - 0.05 / ways, n - 1) * spread
+    real = np.where(sure & (gained > 0), gained, 0)
+    best = int(np.argmax(real + 1e-3 * more.mean(1)))
+    if real[best] <= 0:
+        return Fine(0, 0)
+    share = [percent(float(v.mean())) for v in (e.right[0], e.right[best + 1])]
+    return Symptom(
+        int(real[best]),
+        0,
+        f"the model gets {share[1]} of the images right if they are {e.ways[best + 1]} first, and "
+        f"{share[0]} as they are.",
+        where(e.right[best + 1] & ~e.right[0]),
+        next="Its preparation is missing, there twice or another: mend the Classifier's mean and "
+        "std, or the network's own.",
+    )
 
 
 @dataclass(frozen=True)
@@ -331,13 +377,33 @@ class Saved:
     ways: tuple[str, ...]
 
 
-def saved_otherwise(e: Saved) -> Symptom | Fine | None:
-    """Do answers change with how images are saved before the defense sees them?
+@dataclass(frozen=True)
+class Codec:
+    """A link that compresses, beside the installed codec in each of its ways.
+
+    version: of the codec. ways: subsampling and rounding; own: which of them the link says of
+    itself. levels: (ways,) largest difference of its output from the codec's, in grey levels.
+    labels: (n, 1 + ways) answers with the link as it is, and in each way.
+    """
+
+    version: str
+    ways: tuple[str, ...]
+    own: int
+    levels: Array
+    labels: Array
+
+
+def saved_otherwise(e: Saved | Codec) -> Symptom | Fine | None:
+    """Do answers change with how images are saved before the defense sees them, or inside it?
 
     Figure: the share of images whose label differs between floats, 8 bit rounded and 8 bit cut off,
     same draws. Threshold: the lower limit of its 95 % interval is above 2 %, since an image on the
-    border may fall on either side.
+    border may fall on either side. Of a link that compresses: the same share between all
+    subsamplings and roundings of the installed codec; and grey levels between its output and what
+    the installed codec makes of it as the link says, of which there may be none.
     """
+    if isinstance(e, Codec):
+        return _codec(e)
     differ = (e.labels != e.labels[:, :1]).any(1)
     if share_interval(differ.astype(float)).low <= CHANGED:
         return Fine(differ.mean(), CHANGED)
@@ -347,4 +413,31 @@ def saved_otherwise(e: Saved) -> Symptom | Fine | None:
         f"{percent(differ.mean())} of the answers depend on how images are saved "
         f"({', '.join(e.ways)}).",
         where(differ),
+    )
+
+
+def _codec(e: Codec) -> Symptom | Fine:
+    off, nearest = float(e.levels[e.own]), int(np.argmin(e.levels))
+    if off > 0:
+        exact = e.levels[nearest] == 0
+        like = f"; it is exactly {e.ways[nearest]}" if exact else ""
+        return Symptom(
+            off,
+            0,
+            f"its output is up to {off:.0f} grey levels from what the installed codec "
+            f"({e.version}) makes by {e.ways[e.own]}{like}.",
+            next="Judge with the codec that is deployed, and keep its version.",
+        )
+    differ = e.labels[:, 1:] != e.labels[:, :1]
+    share = differ.any(1)
+    if share_interval(share.astype(float)).low <= CHANGED:
+        return Fine(share.mean(), CHANGED)
+    most = int(np.argmax(differ.mean(0)))
+    return Symptom(
+        share.mean(),
+        CHANGED,
+        f"{percent(share.mean())} of the answers depend on the codec's subsampling or rounding "
+        f"(judged is {e.ways[e.own]} of {e.version}; with {e.ways[most]} "
+        f"{percent(float(differ[:, most].mean()))} change).",
+        where(share),
     )
