@@ -23,6 +23,7 @@ from besiege.models.classifier import Classifier
 from besiege.models.sources import weights_hash
 from besiege.report.tables import Summary, summarise
 from besiege.study.adaptive import BUDGET, Plan, plan
+from besiege.study.aside import FIRST
 from besiege.study.audit import audit_points
 from besiege.study.budget import seconds_a_pass, settled
 from besiege.study.content import content
@@ -260,7 +261,7 @@ def _run(
                     examples.target[part],
                     None if own is None else own[part],
                 )
-                shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4])
+                shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4], first=ids[:FIRST])
                 folder.write_shard(shard.rows, shard.traces, shard.images)
         examine_run(path)
 

@@ -211,7 +211,7 @@ def test_a_run_has_a_verdict_and_says_why(run):
     assert (
         f"noise: broken: robust accuracy at most {wilson(7.5, N)} (clean {wilson(N, N)}) at "
         f"l2 0.5 untargeted, n = 40, after 1,400 passes an image; broken by adaptive (most by "
-        f"{UNION[0]}); claim 50 %, minus verdict +31.2 points; checks: no warning"
+        f"{UNION[0]}); claim 50 %, minus verdict +31.2 points; checks: not asked"
     ) in " ".join(text.split())
     assert "- at most 33.4 % is left, below the claim of 50.0 %" in text
     assert "note: 10 minutes are 600 passes" in text

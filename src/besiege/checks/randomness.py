@@ -284,14 +284,13 @@ def best_of_k(e: Luckiest) -> Symptom | Fine | None:
 
     Figure: the mean minus the best-of-k accuracy at the largest k, less the same of the clean
     images: what the control loses too is no attack. Threshold: none, every random defense has the
-    curve beside its mean; above 5 points, and with a 95 % interval above 0, k decides the figure.
+    curve beside its mean. Above 5 points k decides the figure.
     """
     k = min(v.shape[1] for v in (e.right, e.control) if v is not None)
     if k < 2:
         return None
-    lost = _lost(e.right, k)
-    gain = paired(lost, 0 * lost if e.control is None else _lost(e.control, k))
-    decides = gain.estimate > LUCKY and gain.low > 0
+    control = 0.0 if e.control is None else _lost(e.control, k)
+    lost = float(_lost(e.right, k).mean() - np.mean(control))
     ks = sorted({1, min(5, k), k})
     shown, clean = (
         ", ".join(f"{n}: {percent(float(best_of(v, n).mean()))}" for n in ks)
@@ -300,10 +299,9 @@ def best_of_k(e: Luckiest) -> Symptom | Fine | None:
         for v in (e.right, e.control)
     )
     return Symptom(
-        gain.estimate,
+        lost,
         LUCKY,
         f"right on all of k draws, {shown}{f'; without an attack {clean}' if clean else ''}.",
-        next="" if decides else "Compare with the mean; here k decides little.",
     )
 
 

@@ -23,6 +23,9 @@ ROW_COLUMNS: Mapping[str, str] = {
     "backwards": "BIGINT",
     "seconds": "DOUBLE",
     "flags": "VARCHAR[]",
+    "again": "DOUBLE",
+    "idle": "DOUBLE",
+    "bare": "DOUBLE",
 }
 TRACE_COLUMNS: Mapping[str, str] = {
     "cell": "VARCHAR",
@@ -35,4 +38,7 @@ TRACE_COLUMNS: Mapping[str, str] = {
     "passes": "BIGINT[]",
 }
 # Those that older folders lack, where they are read as None.
-LATER: Mapping[str, str] = {"passes": TRACE_COLUMNS["passes"]}
+LATER: Mapping[str, str] = {
+    "passes": TRACE_COLUMNS["passes"],
+    **{name: ROW_COLUMNS[name] for name in ("again", "idle", "bare")},
+}

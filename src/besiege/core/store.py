@@ -5,6 +5,7 @@ DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figur
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
 DIR/planned.toml      adaptive attackers' plans
 DIR/findings.json     what checks say of it    DIR/locks/*                 who works on it
+DIR/checks.json       which could be asked
 DIR/certificates.json radii that were proved
 """
 
@@ -124,9 +125,17 @@ class RunFolder:
         """The experiment with its adaptive attackers worked out, to be run elsewhere."""
         self._put("planned.toml", text.encode())
 
-    def write_findings(self, findings: Sequence[Mapping[str, Any]]) -> None:
-        """What checks say of the run."""
+    def write_findings(
+        self, findings: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """What checks say of the run, and what became of each of them."""
+        self._put("checks.json", json.dumps(answers, indent=1).encode())
         self._put("findings.json", json.dumps(findings, indent=1).encode())
+
+    def forget_findings(self) -> None:
+        """What checks said is no more of these rows."""
+        for name in ("findings.json", "checks.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_certificates(self, certificates: Sequence[Mapping[str, Any]]) -> None:
         """What was proved of its defenses; see `study.certified`."""
@@ -144,7 +153,9 @@ class RunFolder:
     def _put_table(self, name: str, columns: Mapping[str, Any], types: Mapping[str, str]) -> Path:
         select = ", ".join(f"CAST({c} AS {t}) AS {c}" for c, t in types.items())
         with self._whole_file(name) as beside, _writer().cursor() as db:
-            db.register("given", {c: _column(columns[c]) for c in types})
+            none = [None] * len(columns["id"])
+            given = {c: columns.get(c, none) if c in LATER else columns[c] for c in types}
+            db.register("given", {c: _column(values) for c, values in given.items()})
             with _stoppable():
                 db.execute(
                     f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
@@ -197,6 +208,11 @@ class RunFolder:
     def findings(self) -> list[dict[str, Any]]:
         """What checks said of the run when they were last asked; empty where they were not."""
         place = self.path / "findings.json"
+        return json.loads(place.read_text()) if place.exists() else []
+
+    def answers(self) -> list[dict[str, Any]]:
+        """What became of each check; empty where they were not asked, or nobody wrote it down."""
+        place = self.path / "checks.json"
         return json.loads(place.read_text()) if place.exists() else []
 
     def certificates(self) -> list[dict[str, Any]]:

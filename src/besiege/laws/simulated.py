@@ -18,7 +18,7 @@ from besiege.checks.catalog import CHECKS
 from besiege.checks.gradients import Ranks
 from besiege.checks.optimisation import Radii
 from besiege.checks.protocol import Certified, Clean, Saved, Scores, Tuned
-from besiege.checks.randomness import Answers, Luck, Luckiest, Split
+from besiege.checks.randomness import Answers, Luck, Split
 from besiege.core.key import Key
 from besiege.core.stats import Interval, wilson
 
@@ -149,18 +149,6 @@ def _split(lost: float) -> Callable[[Key], Iterator[Split]]:
     return draw
 
 
-def _lucky(clean: float, hit: float, under: float) -> Callable[[Key], Iterator[Luckiest]]:
-    """Images right with chance `clean`, and `hit` of them with chance `under` when attacked."""
-
-    def draw(key: Key) -> Iterator[Luckiest]:
-        chances = np.where(_happens(key, "hit", hit, RUN), under, clean)
-        attacked = _judged(key, "attacked", chances)
-        control = _judged(key, "control", np.full_like(chances, clean))
-        yield from map(Luckiest, attacked, control)
-
-    return draw
-
-
 # Protocol
 
 
@@ -256,9 +244,6 @@ CASES: tuple[Case, ...] = (
     Case(30, "30 % on the known draw, 80 % on others", True, _known(0.3, 0.8)),
     Case(31, "both ways alike", False, _split(0.0)),
     Case(31, "one way breaks 20 % more", True, _split(0.2)),
-    Case(34, "coin of 95 %, attacked in vain", False, _lucky(0.95, 0.0, 0.0)),
-    Case(34, "a third broken for good", False, _lucky(1.0, 1 / 3, 0.0)),
-    Case(34, "a fifth wrong on 3 draws in 10", True, _lucky(1.0, 0.2, 0.7)),
     Case(38, "costs nothing, 16 images", False, _clean(DOCTOR, 0.0)),
     Case(38, "costs nothing, 100 images", False, _clean(RUN, 0.0)),
     Case(38, "costs 40 %, 16 images", True, _clean(DOCTOR, 0.4)),

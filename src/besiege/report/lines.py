@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import NOTE, Finding
 from besiege.core.stats import (
     Interval,
@@ -84,6 +85,7 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
+    asked: int | None = None  # checks that could be asked of the run: 0 if unknown, None if nobody did
 
     @property
     def goal(self) -> str:
@@ -103,8 +105,15 @@ class Worst:
         return (
             f"{self.defense}: {self.verdict}: {hit}robust accuracy at most {self.accuracy}{clean} "
             f"at {self.threat} {self.goal}, n = {self.n}, {spent}; "
-            f"{who} {self.broken_by}{most}{claim}; checks: {', '.join(self.grave) or 'no warning'}"
+            f"{who} {self.broken_by}{most}{claim}; checks: {self._checks()}"
         )
+
+    def _checks(self) -> str:
+        """Those that warn, and how many of all were asked of the run."""
+        if self.asked is None:
+            return "not asked"
+        many = f" ({self.asked} of {len(CHECKS)} asked)" if self.asked else ""
+        return (", ".join(self.grave) or "no warning") + many
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class PlanNotes:
 class Context:
     """What a headline needs beside rows.
 
-    records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
+    records: by cell. asked: as of `Worst`. claims: robust accuracy claimed for a defense, by its name. certified: proved
     share and radius by (defense, threat).
     """
 
@@ -136,6 +145,7 @@ class Context:
     findings: Sequence[Finding] = ()
     claims: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
+    asked: int | None = None
 
 
 class Figures(Protocol):
@@ -312,6 +322,7 @@ def _worst(
         verdict=verdict_of(evidence),
         grave=told,
         by=max(best.searches, key=lambda one: one.broken).name if best.searches else "",
+        asked=context.asked,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from besiege.checks.answers import from_answer, number_asked
 from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
@@ -81,12 +82,20 @@ def summarise(path: Path) -> Summary:
     findings = tuple(map(from_record, folder.findings()))
     records = {r["cell"]: r for r in resolved["cells"]}
     proofs = tuple(proofs_of(folder.standing()))
-    context = Context(records, findings, _claims(resolved), proved(proofs, resolved["cells"]))
+    told = proved(proofs, resolved["cells"])
+    context = Context(records, findings, _claims(resolved), told, _asked(folder))
     worst = tuple(worsts_of(lines, by_cell, context))
     plans = tuple(_plans(resolved))
     traces = folder.traces(united(resolved["cells"]))
     efforts = tuple(efforts_of(resolved["cells"], by_cell, traces))
     return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
+
+
+def _asked(folder: RunFolder) -> int | None:
+    """How many checks could be asked of the run; 0 where nobody wrote it down, None if none was."""
+    if not folder.examined():
+        return None
+    return number_asked([from_answer(record) for record in folder.answers()])
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:

@@ -56,6 +56,11 @@ class Cell:
         """A column of its rows."""
         return np.array([row[name] for row in self.rows])
 
+    def shares(self, name: str) -> Shares:
+        """(n,) a column that older folders, and rows that were not asked, lack: NaN there."""
+        found = (row.get(name) for row in self.rows)
+        return np.array([np.nan if v is None else v for v in found], float)
+
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """(n,) of its rows."""
@@ -109,6 +114,17 @@ class Cell:
         except BesiegeError:
             return None
 
+    @cached_property
+    def members(self) -> tuple[Cell, ...]:
+        """Of a union its searches, each as if it were alone; their rows are those of the union."""
+        links = self.record.get("view", {})
+        found = []
+        for own in self.settings.get("union", ()):
+            view = {link: own.get("view", {}).get(link, own.get("links")) for link in links}
+            more = {"recipe": own["name"], "recipe_settings": own, "view": view}
+            found.append(Cell({**self.record, **more}, self.rows, {}, self.attacks))
+        return tuple(found)
+
     @property
     def control(self) -> bool:
         """Whether nothing was attacked."""
@@ -142,8 +158,21 @@ class Cell:
 
     @property
     def by_gradients(self) -> bool:
-        """Whether it follows gradients of the defense with all its links."""
+        """Whether it, or one of its union, follows gradients of the defense with all its links."""
+        if self.members:
+            return any(one.by_gradients for one in self.members)
         return self.access == "gradients" and not self.transferred and not self.left_out
+
+    @property
+    def effort(self) -> int:
+        """Steps of its restarts, times the draws of each."""
+        own = self.settings
+        return int(own["steps"] * own["restarts"] * own["draws"])
+
+    @property
+    def attacker(self) -> str:
+        """What is the same of one attacker under other threats: a union is worked out for each."""
+        return f"{UNION} {self.recipe}" if self.members else self.alike()
 
     @property
     def faithful(self) -> bool:

@@ -47,6 +47,7 @@ class Prepared:
     records: list[dict[str, Any]]  # as in resolved.json, with their hashes
     keep: tuple[int, ...]  # ids whose images are kept
     places: dict[str, tuple[str, int]]  # cell hash -> its defense by name, its threat by number
+    first: tuple[int, ...] = ()  # ids on which attackers are asked more; see `aside`
 
     def __call__(self, task: Task) -> Shard:
         """Attack and judge one batch of one cell."""
@@ -58,6 +59,7 @@ class Prepared:
             self.experiment.seed,
             judging_of(self.experiment),
             keep=self.keep,
+            first=self.first,
             traces=self.experiment.keep.traces,
         )
 

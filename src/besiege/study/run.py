@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from besiege.core.errors import BadRun, BadSetting, several
+from besiege.core.errors import BadRun, BadSetting, BesiegeError, several
 from besiege.core.store import RunFolder
 from besiege.study.adaptive import PUPILS
+from besiege.study.aside import FIRST
 from besiege.study.budget import timed
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
@@ -51,6 +52,7 @@ def run_experiment(
     can change a row, so that none is ever mixed with another.
     part: only that part of the rows; the others' processes may work on `out` at the same time.
 
+    The checks are asked at the end, and of what there is where it ends early.
     Raises BadRun if some images cannot be scored or some batches failed, after all others have been
     written; and the errors of the experiment's parts before anything is attacked.
     Cost: that of its recipes, plus the judge's draws, an example and cell.
@@ -61,7 +63,7 @@ def run_experiment(
     prepared.check(ids)
     experiment, prepared, more = _worked_out(experiment, prepared, ids, out, on_event, part)
     wanted = experiment.keep.images
-    keep = tuple(ids if wanted == "all" else ids[:wanted])
+    keep = tuple(ids if wanted == "all" else ids[:wanted]), tuple(ids[:FIRST])
     with RunFolder.open(out, part.name) as folder:
         folder.write_experiment(
             experiment.text,
@@ -78,8 +80,15 @@ def run_experiment(
         work = _missing(folder, prepared, ids, part)
         build = partial(_build, experiment, keep, tuple(prepared.sieges))
         chosen = engine or engine_of(experiment.engine)
-        with closing(chosen.run(build, work.tasks())) as outcomes:
-            _commit(folder, prepared, work, outcomes, on_event)
+        if work.rows:
+            folder.forget_findings()
+        try:
+            with closing(chosen.run(build, work.tasks())) as outcomes:
+                _commit(folder, prepared, work, outcomes, on_event)
+        except BaseException:
+            with suppress(BesiegeError):  # what stopped the run is told, and not what follows
+                examine_run(out)
+            raise
         examine_run(out)
     return out
 
@@ -131,9 +140,16 @@ def engine_of(settings: EngineTable) -> Engine:
     return local(settings.workers, settings.threads)
 
 
-def _build(experiment: Experiment, keep: tuple[int, ...], cells: tuple[str, ...]) -> Prepared:
-    """What each worker makes for itself, elsewhere perhaps: it must hold what the caller holds."""
-    prepared = replace(prepare(experiment), keep=keep)
+def _build(
+    experiment: Experiment,
+    keep: tuple[tuple[int, ...], tuple[int, ...]],
+    cells: tuple[str, ...],
+) -> Prepared:
+    """What each worker makes for itself, elsewhere perhaps: it must hold what the caller holds.
+
+    keep: ids whose images are kept, and those on which attackers are asked more.
+    """
+    prepared = replace(prepare(experiment), keep=keep[0], first=keep[1])
     if tuple(prepared.sieges) != cells:
         raise BadRun(
             "it reads other weights, plugins or a version of besiege other than the run's: every "

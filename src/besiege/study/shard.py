@@ -16,6 +16,7 @@ from besiege.attacks.search import Found
 from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
 from besiege.core.store import FOUND_BY
+from besiege.study.aside import aside
 from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege
@@ -95,11 +96,13 @@ def siege_batch(
     judging: Judging,
     *,
     keep: Sequence[int] = (),
+    first: Sequence[int] = (),
     traces: bool = True,
 ) -> Shard:
     """Attack and judge one batch.
 
-    keep: ids whose images are kept. Points that the threat does not admit are judged at the clean
+    keep: ids whose images are kept. first: ids on which the attacker is asked what it claims where
+    nothing may change; see `aside` for this and what else checks want to know. Points that the threat does not admit are judged at the clean
     image and flagged: an attack that leaves its ball has failed, the run has not.
     """
     began = time.perf_counter()
@@ -118,6 +121,7 @@ def siege_batch(
     verdict = judge(siege.defense, siege.threat, x, examples.x, key, judging)
     seconds = (time.perf_counter() - began) / len(examples.ids)
     rows = _rows(cell, siege, examples, found, verdict, admitted, seconds, key)
+    rows |= aside(siege, examples, x, seed, first, judging.micro_batch)
     points = [point_hash(image) for image in siege.threat.submitted(x, examples.x)]
     return Shard(
         cell,

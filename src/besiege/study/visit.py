@@ -15,7 +15,7 @@ from besiege.attacks.threat import Linf, Threat
 from besiege.checks.gradients import Agreement, Lead, Saturation, Slopes
 from besiege.checks.protocol import Clean, Pixels
 from besiege.checks.randomness import Control, Coupling
-from besiege.core.batch import l2, linf, row_sum, rows
+from besiege.core.batch import l2, linf, row_sum
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
 from besiege.defenses.transform import Chain, Shape
@@ -202,15 +202,12 @@ def agreement(visit: Visit) -> Agreement:
 
 
 def nothing(visit: Visit, clean: np.ndarray) -> Control:
-    """Attack and judge with eps = 0."""
+    """What the recipe claims to leave of images that it may not change."""
     visit.needs_draws()
     threat = replace(visit.threat, ball=replace(visit.threat.ball, eps=0.0))  # type: ignore[type-var]
-    siege = replace(visit.siege(replace(visit.recipe, steps=2, draws=1)), threat=threat)
-    found = siege.attack(visit.x, visit.y, visit.key)
-    x = torch.where(rows(threat.admits(found.x, visit.x), found.x), found.x, visit.x)
-    return Control(visit.right(visit.defense, x, visit.key.fold("zero"), visit.fresh), clean)
-
-
+    siege = replace(visit.siege(visit.recipe), threat=threat)
+    claim = siege.attack(visit.x, visit.y, visit.key).claim
+    return Control(1 - array(claim.double()), clean)
 
 
 def array(x: Tensor) -> np.ndarray:
