@@ -261,7 +261,9 @@ def _run(
                     examples.target[part],
                     None if own is None else own[part],
                 )
-                shard = siege_batch(cell, siege, some, seed, judging, keep=missing[:4], first=ids[:FIRST])
+                shard = siege_batch(
+                    cell, siege, some, seed, judging, keep=missing[:4], first=ids[:FIRST]
+                )
                 folder.write_shard(shard.rows, shard.traces, shard.images)
         examine_run(path)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from besiege.checks.finding import LEVELS, Check, Fine, Finding
+from besiege.checks.finding import LEVELS, Check, Finding, Fine
 
 FOUND, PASSED, NOT_ASKED = "found", "passed", "not asked"
 

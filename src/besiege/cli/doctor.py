@@ -24,23 +24,25 @@ def doctor(
 ) -> None:
     """Look a defense over: range, modes, logits, gradients, surrogates, draws, batches, codec.
 
-    Exit 1 where a check says STOP.
+    Prints what was asked, with the figure of what passed and why the rest was not asked, then what
+    was found. Exit 1 where a check says STOP.
     """
     from dataclasses import replace
 
     from besiege.attacks.threat import BALLS, Threat
-    from besiege.cli.findings import show
+    from besiege.cli.findings import show, show_answers
     from besiege.data.catalog import load_images
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.study.doctor import RECIPE
-    from besiege.study.doctor import doctor as visit
+    from besiege.study.doctor import RECIPE, diagnose
 
     images = load_images(data)
     x, y, _ = images.take(range(min(n, len(images))))
     whole = Defense(parse_chain(defense), load_model(model, shape=images.shape), VOTES.build(vote))
     recipe = replace(RECIPE, attack=attack, draws=draws)
     goal = Threat(BALLS.build(threat))
-    if show(visit(whole, x, y, threat=goal, recipe=recipe, seed=seed), whole.name):
+    found = diagnose(whole, x, y, threat=goal, recipe=recipe, seed=seed)
+    show_answers(found.answers)
+    if show(found.findings, whole.name):
         raise typer.Exit(1)

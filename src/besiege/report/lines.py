@@ -85,7 +85,9 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
-    asked: int | None = None  # checks that could be asked of the run: 0 if unknown, None if nobody did
+    asked: int | None = (
+        None  # checks that could be asked of the run: 0 if unknown, None if nobody did
+    )
 
     @property
     def goal(self) -> str:

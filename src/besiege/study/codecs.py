@@ -54,10 +54,12 @@ def codec(visit: Visit, stage: Stage) -> Codec:
     for subsampling, rounding in WAYS:
         made = _installed(link, stage.x, qualities, subsampling, rounding)
         levels.append(float((own.cpu() - made).abs().max()))
-    part = next(p for p in visit.defense.parts if stage.link in p.links)
+    part = next(p for p in visit.defense.parts if stage.link.name in _names(p))
     key, size = visit.key.fold("doctor", "codec"), visit.micro_batch
     settings = [{}, *({"subsampling": s, "rounding": r} for s, r in WAYS)]
-    labels = [answers(_with(part, stage.link, s), visit.x, key, 1, size)[:, 0] for s in settings]
+    labels = [
+        answers(_with(part, stage.link.name, s), visit.x, key, 1, size)[:, 0] for s in settings
+    ]
     return Codec(
         codec_version(),
         tuple(f"{subsampling}, {rounding}" for subsampling, rounding in WAYS),
@@ -89,9 +91,13 @@ def _coded(image: NDArray[np.uint8], quality: int, subsampling: str) -> NDArray[
     return np.asarray(Image.open(file)).reshape(image.shape)
 
 
-def _with(part: Defense, link: Transform, settings: dict[str, str]) -> Defense:
+def _names(part: Defense) -> list[str]:
+    return [link.name for link in part.links]
+
+
+def _with(part: Defense, name: str, settings: dict[str, str]) -> Defense:
     """The defense with settings of one link changed."""
-    links = tuple(_changed(one, settings) if one is link else one for one in part.links)
+    links = tuple(_changed(one, settings) if one.name == name else one for one in part.links)
     return replace(part, chain=Chain(links))
 
 

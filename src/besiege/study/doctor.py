@@ -208,13 +208,14 @@ def _of_links(there: Visit) -> Iterator[Question]:
     key = there.key.fold("doctor")
     for stage in visit.stages(there):
         about = stage.link.name
+        seen = f"{about} by {probes.best(stage)}"
         yield Question(2, partial(probes.graph, stage), about)
         yield Question(3, partial(probes.derivative_of_link, stage, key), about)
-        yield Question(8, partial(probes.displacement, stage, key), about)
+        yield Question(8, partial(probes.displacement, stage, key), seen)
         yield Question(32, partial(probes.repeats, stage, key), f"keys of {about}")
         yield Question(32, partial(probes.unkeyed, stage), about)
         yield Question(41, partial(probes.inside, stage), about)
-        yield Question(7, partial(visit.lead, there, stage), about)
+        yield Question(7, partial(visit.lead, there, stage), seen)
         if codec_of(stage.link):
             yield Question(46, partial(codec, there, stage), f"{about}, {codec_version()}")
 

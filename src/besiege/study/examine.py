@@ -9,7 +9,7 @@ from typing import Any
 
 from besiege.checks.answers import Answer, answered
 from besiege.checks.catalog import CHECKS
-from besiege.checks.finding import LEVELS, Fine, Finding
+from besiege.checks.finding import LEVELS, Finding, Fine
 from besiege.core.errors import BadRun
 from besiege.core.store import RunFolder
 from besiege.study.evidence import Cell, cells_of

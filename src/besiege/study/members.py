@@ -57,7 +57,9 @@ def members(cell: Cell) -> list[Member]:
     """The searches of a union; none of another cell, or without its traces."""
     rows = [cell.traces.get(i, {}) for i in cell.ids.tolist()]
     number = len(cell.members)
-    if not number or any(len(row.get(k) or ()) != number for row in rows for k in ("won", "passes")):
+    if not number or any(
+        len(row.get(k) or ()) != number for row in rows for k in ("won", "passes")
+    ):
         return []
     won, passes = (np.array([row[k] for row in rows], float) for k in ("won", "passes"))
     by, sure = _found_by(cell), _clearly(cell.won, cell.predicted.shape[1], True)

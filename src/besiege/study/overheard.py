@@ -122,5 +122,3 @@ def luck(visit: Visit, x: Tensor) -> Luck:
     view = visit.siege(recipe).views[0]
     fresh = visit.right(visit.defense, x, visit.key.fold("doctor", "luck"), visit.fresh)
     return Luck(visit.right(view, found.x, key, 1), fresh)
-
-

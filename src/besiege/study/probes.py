@@ -123,7 +123,9 @@ class _Listening(TorchFunctionMode):
 
 def _in_training(func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> bool:
     """Whether `training` (of dropout, batch_norm, rrelu) or a share `p` that is dropped is on."""
-    if not inspect.isfunction(func) or TRAINING not in (known := inspect.signature(func).parameters):
+    if not inspect.isfunction(func) or TRAINING not in (
+        known := inspect.signature(func).parameters
+    ):
         return False
     asked = dict(zip(known, args, strict=False)) | given
     dropped = asked.get("p", known["p"].default) if "p" in known else 1
@@ -205,6 +207,8 @@ def derivative_of_model(classifier: Classifier, x: Tensor, key: Key) -> Differen
     """Directional derivatives of the logits, in float64. Raises Unasked without gradients."""
     if classifier.access != "gradients":
         raise Unasked(f"the model gives no gradients, only {classifier.access}")
+    if draws_for_itself(classifier):
+        raise Unasked("the model draws from a generator of its own: it has no one derivative")
     twin = copy.deepcopy(classifier).double()
 
     def logits(z: Tensor) -> Tensor:
@@ -229,10 +233,11 @@ def graph(stage: Stage) -> Graph:
 
 def _claims(stage: Stage) -> None:
     if EXACT not in stage.link.surrogates:
-        raise Unasked(f"it claims no exact gradient: {_best(stage)} stands in for it")
+        raise Unasked(f"it claims no exact gradient: {best(stage)} stands in for it")
 
 
-def _best(stage: Stage) -> str:
+def best(stage: Stage) -> str:
+    """The surrogate by which recipes see a link."""
     return next(iter(stage.link.surrogates), "identity")
 
 
@@ -273,18 +278,18 @@ def displacement(stage: Stage, key: Key) -> Displacement:
     lets no change through.
     """
     link = stage.link
-    best = _best(stage)
-    if best == EXACT:
+    name = best(stage)
+    if name == EXACT:
         raise Unasked("its gradient is exact")
     signs = key.fold("nudge").normal(*stage.x.shape[1:]).sign().to(stage.x)
     nudged = (stage.x + NUDGE * signs).clamp(0, 1)
-    stand_in = surrogate_of(link, best)
+    stand_in = surrogate_of(link, name)
     with torch.no_grad():
         true = link.forward(nudged, stage.draw) - link.forward(stage.x, stage.draw)
         told = stand_in(nudged, stage.draw) - stand_in(stage.x, stage.draw)
     if told.shape != true.shape:
-        raise Unasked(f"its surrogate {best} has another shape")
-    return _peak(best, true, told)
+        raise Unasked(f"its surrogate {name} has another shape")
+    return _peak(name, true, told)
 
 
 def _peak(name: str, true: Tensor, told: Tensor) -> Displacement:
