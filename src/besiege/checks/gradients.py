@@ -252,8 +252,8 @@ def shifted_surrogate(e: Displacement) -> Symptom | Fine | None:
     return Symptom(
         median,
         MOVED,
-        f"{e.surrogate} is displaced, otherwise for each example: by {median:.1f} px in the median, "
-        f"{float(away.max()):.1f} at most (correlation {float(np.median(peak)):.2f} there, "
+        f"{e.surrogate} is displaced, otherwise for each example: by {median:.1f} px in the "
+        f"median, {float(away.max()):.1f} at most (correlation {float(np.median(peak)):.2f} there, "
         f"{float(np.median(still)):.2f} at zero).",
         where(away >= MOVED),
     )

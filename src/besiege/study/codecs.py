@@ -9,27 +9,20 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, __version__, features
+from PIL import Image
 from torch import Tensor
 
 from besiege.checks.protocol import Codec, Saved
 from besiege.defenses.defense import Defense
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.transform import Around, Chain, Transform
-from besiege.ops.codec import ROUNDINGS
+from besiege.ops.codec import ROUNDINGS, codec_version
 from besiege.ops.jpeg import SUBSAMPLINGS
 from besiege.study.judge import answers
 from besiege.study.probes import Stage
 from besiege.study.visit import Visit, array
 
 WAYS = tuple(product(SUBSAMPLINGS, ROUNDINGS))
-
-
-def codec_version() -> str:
-    """Of Pillow, and of the library that it encodes and decodes JPEG with."""
-    turbo = features.version_feature("libjpeg_turbo") if features.check("libjpeg_turbo") else None
-    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
-    return f"Pillow {__version__}, {library}"
 
 
 def codec_of(link: Transform) -> Jpeg | None:

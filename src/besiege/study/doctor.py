@@ -19,8 +19,9 @@ from besiege.core.key import Key
 from besiege.defenses.defense import Deployed
 from besiege.models.classifier import Classifier
 from besiege.models.drawing import is_taken_over, taken_over
+from besiege.ops.codec import codec_version
 from besiege.study import overheard, probes, visit
-from besiege.study.codecs import codec, codec_of, codec_version, saved
+from besiege.study.codecs import codec, codec_of, saved
 from besiege.study.preparations import preparations
 from besiege.study.recipe import Recipe
 from besiege.study.visit import DRAWS, Visit, array

@@ -123,9 +123,10 @@ class _Listening(TorchFunctionMode):
 
 def _in_training(func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> bool:
     """Whether `training` (of dropout, batch_norm, rrelu) or a share `p` that is dropped is on."""
-    if not inspect.isfunction(func) or TRAINING not in (
-        known := inspect.signature(func).parameters
-    ):
+    if not inspect.isfunction(func):
+        return False
+    known = inspect.signature(func).parameters
+    if TRAINING not in known:
         return False
     asked = dict(zip(known, args, strict=False)) | given
     dropped = asked.get("p", known["p"].default) if "p" in known else 1

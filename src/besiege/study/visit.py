@@ -1,4 +1,4 @@
-"""What a visit of the doctor has at hand: a defense, some images, and how they would be attacked."""
+"""What a visit of the doctor has at hand: a defense, images, and how they would be attacked."""
 
 from __future__ import annotations
 
