@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import besiege
+from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import STOP
 from besiege.cli.main import app
 from besiege.core.errors import BadRun
@@ -57,6 +58,24 @@ def test_besiege_check_prints_them(run):
     told = CliRunner().invoke(app, ["check", str(run)])
     assert told.exit_code == 0, told.output
     assert "23 transfer wins" in told.output
+
+
+def test_besiege_check_lists_all_of_them(run):
+    told = CliRunner().invoke(app, ["check", str(run), "--all"])
+    assert told.exit_code == 0, told.output
+    lines = {
+        n: line
+        for line in told.output.splitlines()
+        for n in range(1, 47)
+        if line.startswith(f"{n:>2} {CHECKS[n].name} ")
+    }
+    assert set(lines) == set(range(1, 47))
+    assert "not asked: `besiege doctor` asks it" in lines[7]
+    assert "found: " in lines[23]
+    assert "passed: 0, threshold 0 " in lines[36]
+    asked = sum("not asked: " not in line for line in lines.values())
+    assert f"{asked} of 46 checks could be asked" in told.output
+    assert f"({asked} of 46 asked)" in " ".join(str(summarise(run)).split())
 
 
 def test_a_stop_is_exit_code_1(run, tmp_path):

@@ -20,11 +20,7 @@ from besiege.report.tables import summarise
 NAMES = ("first", "second", "third")
 ENVIRONMENT = {
     "packages": {},
-    "python": "",
-    "device": "",
-    "processor": "",
-    "platform": "",
-    "revision": None,
+    **dict.fromkeys(("python", "device", "processor", "platform", "revision"), ""),
 }
 # After the three searches, of images broken by the first, second and third, and of one that stands.
 PASSES = [[10, 10, 10], [12, 40, 40], [14, 50, 100], [16, 60, 120]]

@@ -21,6 +21,7 @@ from besiege.study.experiment import experiment_from, load_experiment
 from besiege.study.judge import Judging, judge
 from besiege.study.recipe import Recipe
 from besiege.study.run import run_experiment
+from besiege.study.schedule import Schedule, Way
 from besiege.study.siege import Siege
 
 NET = besiege.load_model("digits-cnn")
@@ -75,6 +76,64 @@ def test_surrogates_are_believed_by_what_they_do():
     found = plan(Defense(Chain((Lying(),)), NET), X, Y, THREAT, KEY, budget=300)
     assert found.recipe.union[0].view["lying"] != "best-of-all"
     assert "best-of-all -" in found.notes[0]
+
+
+@dataclass(frozen=True)
+class Negative(Lying):
+    """Claims that a gradient is exact which leads the wrong way."""
+
+    name: str = "negative"
+
+    @property
+    def surrogates(self) -> Mapping[str, object]:
+        return {"exact": lambda x, draw: 0.5 - 0.5 * x}
+
+
+def test_an_exact_gradient_is_not_believed_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptive, "LESSONS", 40)
+    monkeypatch.setattr(adaptive, "SURE", 1.1)
+    monkeypatch.setattr(adaptive, "ENOUGH", 1.1)
+    defense = Defense(Chain((Negative(),)), NET)
+    found = plan(defense, X, Y, THREAT, KEY, budget=600, folder=tmp_path)
+    assert found.recipe.union[0].view["negative"] != "exact"
+    assert any("negative: a network learned it" in note for note in found.notes)
+
+
+def test_each_link_is_left_out_once_even_where_little_is_left_for_it():
+    defense = Defense(besiege.parse_chain("jpeg:quality=50 + bits:bits=4 + rdg:limit=0.2"), NET)
+    names = [link.name for link in defense.links]
+    ways = [Way("best", {}, won=0.5), Way("all as moved", {}, won=0.1)]
+    ways += [Way(f"without {name}", {name: "skip"}, partial=True) for name in names]
+    ways.append(Way("classifier alone", dict.fromkeys(names, "skip"), partial=True))
+    last = Recipe("adam", "adam", draws=4)
+    schedule = Schedule(defense, THREAT, ways, 16, 16, True, (), 3000, last)
+    recipe, left_out = schedule.recipe()
+    searched = " ".join(search.name for search in recipe.union)
+    assert all(way.name in searched for way in ways if way.partial), left_out
+    assert recipe.union[-1].name == "the rest, adam"
+    assert recipe.union[-1].steps * 2 * 4 > 900  # a third of the budget
+    assert "no points carried over" in " ".join(left_out)
+
+
+def test_ways_that_are_not_tried_are_named(monkeypatch):
+    monkeypatch.setattr(adaptive, "TRIED", 1)
+    defense = Defense(besiege.parse_chain("bits:bits=3 + noise:scale=0.1"), NET)
+    found = plan(defense, X[:4], Y[:4], THREAT, KEY[:4], budget=150)
+    (cut,) = (note for note in found.notes if note.startswith("tried are 1 ways"))
+    assert "without bits, without noise, classifier alone" in cut
+
+
+def test_what_wins_most_of_the_pilots_that_stand_has_the_rest():
+    """Noise that hides all but the mean of many draws, in a ball that is nearly too small."""
+    defense = Defense(besiege.parse_chain("noise:scale=0.3"), NET)
+    threat = Threat(Linf(0.06), targeted=True)
+    found = plan(defense, X[:8], (Y[:8] + 1) % 10, threat, KEY[:8], budget=800)
+    (told,) = (note for note in found.notes if "pilots that stand" in note)
+    share = dict(part.rsplit(" ", 1) for part in told.split(": ", 1)[1].split(", "))
+    best = max(share, key=lambda name: float(share[name].rstrip("%")))
+    assert found.recipe.union[-1].name == f"the rest, {best}"
+    spent = Siege(defense, found.recipe, Threat(Linf(1e-4))).attack(X, Y, KEY)
+    assert int((spent.forwards + spent.backwards).max()) <= 800
 
 
 def test_stand_ins_that_are_one_are_tried_once():
@@ -224,7 +283,7 @@ def negatives(tmp_path_factory):
     path.write_text(NEGATIVE)
     return {
         **SETTINGS,
-        "data": {"source": "digits", "n": 8},
+        "data": {"source": "digits", "n": 5},
         "model": f"{path}:make_model",
         "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
         "threat": [{"eps": 0.15, "passes": 500}],

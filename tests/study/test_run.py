@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from besiege.checks.catalog import CHECKS
 from besiege.core.errors import BadRun
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
+from besiege.report.tables import summarise
 from besiege.study.catalogs import Catalogs
 from besiege.study.engines.local import InProcess, Processes
 from besiege.study.experiment import experiment_from, load_experiment
@@ -188,6 +190,42 @@ def test_a_batch_that_fails_loses_no_other(tmp_path):
         run_experiment(load_experiment(tmp_path / "e.toml"), out)
     assert "ValueError: too dark" in str(caught.value)
     assert len(list(RunFolder(out).rows())) == 40
+    assert RunFolder(out).examined()  # what there is
+    assert f"of {len(CHECKS)} asked)" in str(summarise(out))
+
+
+def test_checks_are_asked_of_what_an_interrupted_run_left(settings, tmp_path):
+    out = tmp_path / "run"
+
+    def stop(event):
+        if event.done > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(load_experiment(settings, ["data.n=6"]), out, stop)
+    folder = RunFolder(out)
+    assert 0 < len(folder.rows()) < 48
+    assert {a["number"] for a in folder.answers() if a["times"]} >= {35, 36, 40}
+    run_experiment(load_experiment(settings, ["data.n=6"]), out)
+    cells = folder.resolved()["cells"]
+    assert {a["times"] for a in folder.answers() if a["number"] == 36} == {len(cells)}
+
+
+def test_a_run_that_was_killed_was_asked_nothing(settings, tmp_path, monkeypatch):
+    """Nobody gets to examine it, and what was said of fewer rows is no more said."""
+    out = run_experiment(load_experiment(settings, ["data.n=3"]), tmp_path / "run")
+    assert "checks: not asked" not in str(summarise(out))
+
+    def killed(*_):
+        raise BadRun("killed")
+
+    monkeypatch.setattr("besiege.study.run.examine_run", killed)
+    with pytest.raises(BadRun, match="killed"):
+        run_experiment(load_experiment(settings, ["data.n=6"]), out)
+    assert not RunFolder(out).examined()
+    text = str(summarise(out))
+    assert "checks: not asked" in text
+    assert "no warning" not in text
 
 
 def test_another_micro_batch_changes_few_outcomes(settings, tmp_path, expected):

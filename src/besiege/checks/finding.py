@@ -18,6 +18,7 @@ LEVELS: Mapping[str, str] = {
     NOTE: "what a reader has to know",
 }
 MOST_EXAMPLES = 10  # that a finding names
+FOUND, PASSED, NOT_ASKED = "found", "passed", "not asked"  # what became of a check
 
 Array = NDArray[Any]
 
@@ -144,6 +145,54 @@ class Check:
             about,
             tuple(cells),
         )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One check of one run.
+
+    times: how often it could be asked. state: FOUND, PASSED, or NOT_ASKED. figure, threshold:
+    of the gravest finding, or of what passed by least; None where nothing was asked. about: of
+    what. because: why it was not asked.
+    """
+
+    number: int
+    state: str
+    times: int = 0
+    figure: float | None = None
+    threshold: float | None = None
+    about: str = ""
+    because: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+
+def from_answer(record: Mapping[str, Any]) -> Answer:
+    """The answer that `Answer.record` made."""
+    return Answer(**record)
+
+
+def answered(check: Check, said: Sequence[tuple[Finding | Fine, str]]) -> Answer:
+    """The answer of `check` from all that it said, each with what it was about."""
+    if not said:
+        return Answer(check.number, NOT_ASKED, because=check.needs)
+    rank = list(LEVELS)
+    grave = [(f, about) for f, about in said if isinstance(f, Finding)]
+    worst: tuple[Finding | Fine, str]
+    if grave:
+        worst = min(grave, key=lambda one: rank.index(one[0].level))
+    else:
+        worst = min(said, key=lambda one: abs(one[0].figure - one[0].threshold))
+    figure, threshold = (_finite(v) for v in (worst[0].figure, worst[0].threshold))
+    state = FOUND if grave else PASSED
+    return Answer(check.number, state, len(said), figure, threshold, worst[1])
+
+
+def number_asked(answers: Sequence[Answer]) -> int:
+    """How many of the checks were asked."""
+    return sum(one.times > 0 for one in answers)
 
 
 def where(mask: Array, ids: Array | None = None) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ FLIPS, MANY = 0.02, 10
 COST = 0.03
 LUCKY = 0.05
 COUPLED = 1e-4
-SURE = 0.999  # confidence of what is asked of every row, by a check that says STOP
+SURE, FEWEST = 0.999, 8  # confidence of what every run is asked by a check that stops; images
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ def zero_perturbation(e: Control) -> Symptom | Fine | None:
     """Does an attack that may change nothing leave the clean figure?
 
     Figure: clean accuracy minus what the attacker claims to leave with eps = 0. Threshold: 0 is
-    outside the 99.9 % interval of the paired difference. What counts one lucky draw as a success
+    outside its 99.9 % interval (Student, 8 images or more). What counts one lucky draw as a success
     fails here (AutoAttack's random mode reports 57.5 % where 83.4 % is true). Runs ask it of
     random defenses, on their first images: each attacker may spend 100 passes and change nothing.
     """
-    gain = paired(e.clean, e.nothing, SURE)
+    if len(e.clean) < FEWEST:
+        return None
+    gain = mean_interval(np.asarray(e.clean, float) - e.nothing, SURE)
     if gain.low <= 0 <= gain.high:
         return Fine(abs(gain.estimate), 0)
     return Symptom(
@@ -170,9 +172,10 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine |
     number of different outputs. The random streams that attacker and judge share (runs gather none:
     attackers are cut off from the judge's). Accuracy on draws of another seed, which every row of a
     random defense is judged on too, minus that on the judge's. Whether a link answers differently
-    to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval that is
-    not above 0; such a link has to say that it is random, and if it does, its rows are fair but can
-    never be made again (a note). A model that draws from the global generators is noted too.
+    to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval (Student,
+    8 images or more) that is not above 0; such a link has to say that it is random, and if it does,
+    its rows are fair but can never be made again (a note). A model that draws from the global
+    generators is noted too.
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)
@@ -198,11 +201,13 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine |
             f"the attacker saw {len(both)} of the judge's random streams.",
             next="Give the judge a stream that no attacker can name.",
         )
-    gain = paired(e.other, e.judged, SURE)
+    if len(e.judged) < FEWEST:
+        return None
+    gain = mean_interval(np.asarray(e.other, float) - e.judged, SURE)
     if gain.low <= 0:
         return Fine(max(gain.estimate, 0), 0)
     return Symptom(
-        abs(gain.estimate),
+        gain.estimate,
         0,
         f"accuracy is {percent(float(e.judged.mean()))} on the judge's draws and "
         f"{percent(float(e.other.mean()))} on others.",

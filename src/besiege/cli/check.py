@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from besiege.checks.answers import Answer
+    from besiege.checks.finding import Answer
 
 
 def check(
@@ -19,7 +19,7 @@ def check(
     ] = False,
 ) -> None:
     """Ask the checks what may be wrong with a run; attacks nothing. Exit 1 where one says STOP."""
-    from besiege.checks.answers import number_asked
+    from besiege.checks.finding import number_asked
     from besiege.cli.findings import show
     from besiege.study.examine import examined_run
 
@@ -44,4 +44,5 @@ def _list(answers: Sequence[Answer]) -> None:
             continue
         times = f", the nearest of {one.times}" if one.times > 1 else ""
         about = f" ({one.about}{times})" if one.about else ""
-        print(f"{name:32} {one.state}: {one.figure:.3g}, threshold {one.threshold:.3g}{about}")
+        figure, threshold = ("-" if v is None else f"{v:.3g}" for v in (one.figure, one.threshold))
+        print(f"{name:32} {one.state}: {figure}, threshold {threshold}{about}")

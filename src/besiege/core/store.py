@@ -5,13 +5,11 @@ DIR/resolved.json     settings, cells, ids     DIR/traces/CELL-*.parquet   figur
 DIR/environment.json  versions                 DIR/images/CELL-ID.npz      a few examples
 DIR/planned.toml      adaptive attackers' plans
 DIR/findings.json     what checks say of it    DIR/locks/*                 who works on it
-DIR/checks.json       which could be asked
-DIR/certificates.json radii that were proved
+DIR/certificates.json radii that were proved   DIR/checks.json             which could be asked
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -30,12 +28,13 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from besiege.core.columns import LATER, ROW_COLUMNS, TRACE_COLUMNS
+from besiege.core.columns import LATER, ROW_COLUMNS, TRACE_COLUMNS, as_column, shard_name
 from besiege.core.errors import BadRun
 from besiege.core.lock import hold
 
 LOCKS = "locks"
 PLANS = "plans"  # what attackers worked out, before the run is begun
+ALWAYS = "predicted"  # a column that every row has
 FOUND_BY = "found by: "  # how the flag of a row begins that says who of a union found its point
 
 
@@ -110,7 +109,7 @@ class RunFolder:
         images: Mapping[int, Mapping[str, Any]],
     ) -> Path:
         """One batch of a cell; the rows come last, since they say that it is finished."""
-        name = _shard_name(rows)
+        name = shard_name(rows)
         cell = rows["cell"][0]
         for image_id, parts in images.items():
             buffer = io.BytesIO()
@@ -155,7 +154,7 @@ class RunFolder:
         with self._whole_file(name) as beside, _writer().cursor() as db:
             none = [None] * len(columns["id"])
             given = {c: columns.get(c, none) if c in LATER else columns[c] for c in types}
-            db.register("given", {c: _column(values) for c, values in given.items()})
+            db.register("given", {c: as_column(values) for c, values in given.items()})
             with _stoppable():
                 db.execute(
                     f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
@@ -193,13 +192,19 @@ class RunFolder:
 
     def resolved(self) -> dict[str, Any]:
         """What resolved.json says; empty where there is none."""
-        place = self.path / "resolved.json"
-        return json.loads(place.read_text()) if place.exists() else {}
+        found: dict[str, Any] = self._said("resolved.json") or {}
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """`resolved`, of a folder that holds a run. Raises BadRun of others."""
+        if found := self.resolved():
+            return found
+        raise BadRun(f"{self.path} holds no run: no resolved.json is in it.")
 
     def environment(self) -> dict[str, Any]:
         """What environment.json says; empty where there is none."""
-        place = self.path / "environment.json"
-        return json.loads(place.read_text()) if place.exists() else {}
+        found: dict[str, Any] = self._said("environment.json") or {}
+        return found
 
     def examined(self) -> bool:
         """Whether checks were asked of the run."""
@@ -207,18 +212,17 @@ class RunFolder:
 
     def findings(self) -> list[dict[str, Any]]:
         """What checks said of the run when they were last asked; empty where they were not."""
-        place = self.path / "findings.json"
-        return json.loads(place.read_text()) if place.exists() else []
+        return self._said("findings.json") or []  # type: ignore[no-any-return]
 
     def answers(self) -> list[dict[str, Any]]:
         """What became of each check; empty where they were not asked, or nobody wrote it down."""
-        place = self.path / "checks.json"
-        return json.loads(place.read_text()) if place.exists() else []
+        found: list[dict[str, Any]] = self._said("checks.json") or []
+        return found
 
     def certificates(self) -> list[dict[str, Any]]:
         """What was proved of its defenses; empty where nothing was."""
-        place = self.path / "certificates.json"
-        return json.loads(place.read_text()) if place.exists() else []
+        found: list[dict[str, Any]] = self._said("certificates.json") or []
+        return found
 
     def standing(self) -> list[dict[str, Any]]:
         """Certificates of its images, weights and seed as they are: one of their cells is there."""
@@ -245,7 +249,7 @@ class RunFolder:
         cells = [c["cell"] for c in resolved["cells"]]
         with _database() as db:
             db.register("wanted", {"id": np.asarray(resolved["ids"], dtype=np.int64)})
-            db.register("asked", {"cell": _column(cells)})
+            db.register("asked", {"cell": as_column(cells)})
             query = (
                 "SELECT count(*) FROM (SELECT DISTINCT cell, id FROM {} "
                 "SEMI JOIN wanted USING (id) SEMI JOIN asked USING (cell))"
@@ -287,6 +291,11 @@ class RunFolder:
         for cell, image_id in self.kept():
             yield cell, image_id, self.image(cell, image_id)
 
+    def _said(self, name: str) -> Any:
+        """What a file says in JSON; None where it is not there."""
+        place = self.path / name
+        return json.loads(place.read_text()) if place.exists() else None
+
     def _shards(self, section: str) -> list[Path]:
         return sorted((self.path / section).glob("*.parquet"))
 
@@ -305,6 +314,9 @@ class RunFolder:
             shards = [p for p in shards if p.name.partition("-")[0] in wanted]
         with _database() as db:
             found = _select(db, query, shards, mixed=bool(later))
+            if ALWAYS in columns and any(row[columns.index(ALWAYS)] is None for row in found):
+                old = ", ".join(c for c in columns if c not in LATER)
+                _select(db, f"SELECT {old} FROM {{}}", shards)  # names the shard that lacks some
         return [dict(zip(columns, row, strict=True)) for row in found]
 
 
@@ -380,22 +392,6 @@ def _set_aside(place: Path) -> None:
         return
     except OSError as error:
         raise BadRun(f"{place} cannot be read ({error.strerror}). It stays as it is.") from error
-
-
-def _shard_name(rows: Mapping[str, Any]) -> str:
-    """Named after its cell and ids, so that the same shard made twice is one file."""
-    ids = [int(i) for i in rows["id"]]
-    digest = hashlib.sha256(",".join(map(str, sorted(ids))).encode()).hexdigest()[:8]
-    return f"{rows['cell'][0]}-{min(ids):08d}-{digest}.parquet"
-
-
-def _column(values: Any) -> Any:
-    """A NumPy column; lists of lists become an object column, whatever their lengths."""
-    if isinstance(values, np.ndarray):
-        return values
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
 
 
 def _quoted(path: Path) -> str:

@@ -309,8 +309,9 @@ class Defense(Deployed):
     def seen_through(self, view: Mapping[str, str]) -> Defense:
         """What an attacker builds of this defense. Call it in `study.recipe` only.
 
-        view: link name -> a surrogate's name, "as-is", "skip", "frozen", "frozen:SURROGATE" or
-        "learned:FILE" (see `write_imitator`); links that it does not name are seen as they are.
+        view: link name -> a surrogate's name, "as-is", "skip", "frozen", "frozen:SURROGATE",
+        "learned:FILE" (see `write_imitator`) or "frozen:learned:FILE"; links that it does not name
+        are seen as they are.
         STAGES stands for the random stages of the classifier, where it has some: "frozen" or
         "as-is". VOTE stands for the vote over more than one draw: "as-is" or "one", a single draw,
         which `draws` of the recipe average over.
@@ -348,7 +349,7 @@ def _seen(link: Transform, how: str, device: torch.device) -> Transform | None:
         return link
     kind, _, rest = how.partition(":")
     if kind == "frozen":
-        return Graft(Frozen(link), rest or "best")
+        return _seen(Frozen(link), rest or "best", device)
     if kind == LEARNED and rest:
         return Graft(Imitation(link, read_imitator(Path(rest), device)), LEARNED)
     return Graft(link, how)

@@ -21,7 +21,6 @@ from besiege.attacks.threat import Linf, RmsL2, Threat
 from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import Finding
 from besiege.checks.optimisation import Iterates
-from besiege.checks.randomness import Elsewhere, Streams
 from besiege.core.batch import by_example
 from besiege.core.entry import Entry
 from besiege.core.key import Key
@@ -53,7 +52,7 @@ from besiege.study.aside import FIRST
 from besiege.study.doctor import RECIPE, doctor
 from besiege.study.evidence import Cell, cells_of
 from besiege.study.examine import examine
-from besiege.study.judge import Judging, answers
+from besiege.study.judge import Judging
 from besiege.study.recipe import Recipe
 from besiege.study.record import describe
 from besiege.study.shard import Examples, siege_batch
@@ -179,32 +178,30 @@ def _noise_classifier(p: float) -> Callable[[int], list[Finding]]:
             Recipe("none", attack="none", links="skip", steps=0),
             Recipe("first", attack="pgd", steps=20, believe_first=True),
         )
-        return examine(cells(coin_defense(p), recipes, THREAT, seed, images=images))
+        return examine(cells(coin_defense(p), recipes, Threat(Linf(0.04)), seed, images=images))
 
     return ask
 
 
 def _told_the_seed(seed: int) -> list[Finding]:
     """Points made on the very draws that judge them."""
-    (x, y), defense = digits(MORE, seed), behind(Noise(scale=0.3, clip=True))
-    judge = Key.root(seed, range(len(x))).fold("judge")
-    draws, eps, z = 4, 0.06, x.clone()
-    keys, loss = judge.spread("draw", draws), margin()
-    for _ in range(10):
+    (x, y), defense = digits(2 * MORE, seed), behind(Noise(scale=0.5, clip=True))
+    draws, eps, z = 4, 0.08, x.clone()
+    keys = Key.root(seed, range(len(x))).fold("judge").spread("draw", draws)
+    loss = margin()
+    for _ in range(20):
         leaf = z.repeat_interleave(draws, 0).requires_grad_()
         value = loss(defense.logits(leaf, keys), y.repeat_interleave(draws), False)
         (slope,) = torch.autograd.grad(value.sum(), leaf)
         step = 0.2 * eps * by_example(slope, draws).mean(1).sign()
         z = torch.minimum(torch.maximum(z + step, x - eps), x + eps).clamp(0, 1)
-    judged = (answers(defense, z, judge, draws, 32) == y[:, None]).double().mean(1)
-    other = Key.root(seed + 1000, range(len(x))).fold("judge")
-    fresh = (answers(defense, z, other, 20, 32) == y[:, None]).double().mean(1)
-    exhibits = (
-        Streams(keys.values.numpy(), keys.values.numpy()),
-        Elsewhere(judged.numpy(), fresh.numpy()),
+    told = Attack(
+        lambda p: Point(p.x0), lambda p, s, t: Point(p.threat.project(z[: len(s.x)], s.x))
     )
-    found = [CHECKS[32](e, "told the seed") for e in exhibits]
-    return [f for f in found if f]
+    known = Opponents(ATTACKS.extended([Entry("told", lambda: told, "house: broken")]))
+    recipes = (Recipe("told", attack="told", loss="margin", steps=1),)
+    threat, judging = Threat(Linf(eps)), Judging(draws=draws)
+    return examine(cells(defense, recipes, threat, seed, judging, (x, y), known))
 
 
 def _one_draw(seed: int) -> list[Finding]:

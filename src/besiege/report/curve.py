@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from besiege.core.stats import Interval, Median, median, wilson, worst_case
+from besiege.report.cells import Aimed, Row, beside_control, named, with_clean
 
 Figures = NDArray[np.float64]
 LEVELS = ("linf", "box")  # balls whose radii are said in grey levels
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(Aimed):
     """What stands of a defense against one attacker of every radius up to `eps`.
 
     An attacker of radius r hands over the point it found if that is within r, and else the clean
@@ -78,11 +79,7 @@ def _edge(radius: float) -> float:
     return radius * (1 + 1e-6) + 6e-8
 
 
-def curve_of(
-    record: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    clean: Sequence[Mapping[str, Any]] = (),
-) -> Curve:
+def curve_of(record: Mapping[str, Any], rows: Sequence[Row], clean: Sequence[Row] = ()) -> Curve:
     """The curve of the cell that `record` describes, from its judged rows.
 
     clean: rows of the control of the same defense and threat. Only ids that both have count; with
@@ -90,12 +87,7 @@ def curve_of(
     image does more harm to a random defense is chosen on one half of the judge's draws and scored
     on the other (`worst_case`); as an attacker may stay below its radius, the curve never rises.
     """
-    at = {row["id"]: row for row in clean}
-    own = [row for row in rows if row["id"] in at] or list(rows)
-    kept = _kept(own, record["targeted"])
-    before = np.ones_like(kept)
-    if own[0]["id"] in at:
-        before = _kept([at[row["id"]] for row in own], record["targeted"])
+    own, kept, before = with_clean(rows, clean, record["targeted"])
     size = np.array([row["size"] for row in own], dtype=float)
     order = np.argsort(size, kind="stable")
     gained = (worst_case([before, kept]) - before.mean(1))[order]
@@ -105,11 +97,7 @@ def curve_of(
     lowest = np.minimum.accumulate(np.concatenate([total[:1] / len(own), share]))[1:]
     lost, broken = kept.mean(1) < 0.5, before.mean(1) < 0.5
     return Curve(
-        cell=record["cell"],
-        defense=record["defense"],
-        recipe=record["recipe"],
-        threat=record["threat"],
-        targeted=record["targeted"],
+        **named(record),
         ball=record["ball"].split()[0],
         eps=record["eps"],
         radii=radii,
@@ -118,40 +106,15 @@ def curve_of(
     )
 
 
-def _kept(rows: Sequence[Mapping[str, Any]], targeted: bool) -> NDArray[np.bool_]:
-    """(n, draws) whether the goal was not met; an abstention meets an untargeted one."""
-    predicted = np.array([row["predicted"] for row in rows])
-    goal = np.array([row["target" if targeted else "label"] for row in rows])[:, None]
-    kept: NDArray[np.bool_] = (predicted != goal) if targeted else (predicted == goal)
-    return kept
-
-
 def curves_of(
-    records: Sequence[Mapping[str, Any]], by_cell: Mapping[str, Sequence[Mapping[str, Any]]]
+    records: Sequence[Mapping[str, Any]], by_cell: Mapping[str, Sequence[Row]]
 ) -> list[Curve]:
     """Curves of all cells whose attack looks for the nearest point."""
-
-    def place(record: Mapping[str, Any]) -> tuple[Any, ...]:
-        return record["defense"], record["threat"], record["targeted"]
-
-    controls = {
-        place(record): by_cell[record["cell"]]
-        for record in records
-        if record["recipe_settings"]["attack"] == "none"
-    }
     return [
-        curve_of(record, by_cell[record["cell"]], controls.get(place(record), ()))
-        for record in records
-        if record.get("nearest") and by_cell[record["cell"]]
+        curve_of(record, rows, clean)
+        for record, rows, clean in beside_control(records, by_cell)
+        if record.get("nearest")
     ]
-
-
-def by_threat(curves: Sequence[Curve]) -> dict[tuple[str, bool], list[Curve]]:
-    """The curves of each (threat, targeted)."""
-    groups: dict[tuple[str, bool], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault((curve.threat, curve.targeted), []).append(curve)
-    return groups
 
 
 def telling(curves: Sequence[Curve], most: int = 4) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from besiege.core.stats import Interval, share_interval, wilson
+from besiege.report.cells import Aimed, Row, beside_control, named, with_clean
 
 Figures = NDArray[np.float64]
 MILESTONES: Mapping[str, float] = {"half": 0.5, "nine tenths": 0.9, "all": 1.0}
@@ -20,7 +21,7 @@ JUDGED = ("judged", "judged_low", "judged_high")
 
 
 @dataclass(frozen=True, eq=False)
-class Effort:
+class Effort(Aimed):
     """What stands of a defense when a union of searches may spend so many passes an image.
 
     Of each image the point counts that was the best one after the last search that it could pay
@@ -39,11 +40,6 @@ class Effort:
     n: int
     judged: Interval  # the same of the points handed over, on the judge's draws
     kept: bool  # whether passes after each search were; else an image counts at its last
-
-    @property
-    def goal(self) -> str:
-        """targeted or untargeted."""
-        return "targeted" if self.targeted else "untargeted"
 
     @property
     def most(self) -> int:
@@ -84,9 +80,9 @@ class Effort:
 
 def effort_of(
     record: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     traces: Iterable[Mapping[str, Any]] = (),
-    clean: Sequence[Mapping[str, Any]] = (),
+    clean: Sequence[Row] = (),
 ) -> Effort:
     """The curve of the cell that `record` describes, from its judged rows.
 
@@ -95,12 +91,7 @@ def effort_of(
     the same defense and threat. Only ids that both have count; with none, an image stands until its
     first search ends.
     """
-    at = {row["id"]: row for row in clean}
-    own = [row for row in rows if row["id"] in at] or list(rows)
-    targeted = record["targeted"]
-    before = np.ones(len(own))
-    if own[0]["id"] in at:
-        before = _kept([at[row["id"]] for row in own], targeted)
+    own, kept, before = with_clean(rows, clean, record["targeted"])
     searched = {t["id"]: t for t in traces if t["passes"]}
     turns = max((len(t["passes"]) for t in searched.values()), default=0)
     passes = np.array([[row["forwards"] + row["backwards"]] * (turns + 1) for row in own])
@@ -109,34 +100,22 @@ def effort_of(
         if found := searched.get(row["id"]):
             passes[i, :-1] = found["passes"]
             stands[i, :-1] = 1 - np.asarray(found["won"], dtype=float)
-    change = np.diff(np.column_stack([before, stands]), axis=1).ravel()
+    change = np.diff(np.column_stack([before.mean(1), stands]), axis=1).ravel()
     order = np.argsort(passes, axis=None, kind="stable")
     steps = np.unique(np.append(passes, 0))
-    total = before.sum() + np.concatenate([[0.0], np.cumsum(change[order])])
+    total = before.mean(1).sum() + np.concatenate([[0.0], np.cumsum(change[order])])
     left = total[np.searchsorted(passes.ravel()[order], steps, side="right")] / len(own)
     # The first, the last, and where something falls or rises; sums are no nearer than this.
     telling = np.abs(np.diff(left, prepend=np.inf)) > 1e-9
     telling[-1] = True
     return Effort(
-        cell=record["cell"],
-        defense=record["defense"],
-        recipe=record["recipe"],
-        threat=record["threat"],
-        targeted=targeted,
+        **named(record),
         passes=steps[telling].astype(float),
         standing=left[telling].clip(0, 1),
         n=len(own),
-        judged=share_interval(_kept(own, targeted)),
+        judged=share_interval(kept.mean(1)),
         kept=len(searched) > 0 and all(row["id"] in searched for row in own),
     )
-
-
-def _kept(rows: Sequence[Mapping[str, Any]], targeted: bool) -> Figures:
-    """(n,) share of the draws on which the goal was not met; an abstention is no label."""
-    predicted = np.array([row["predicted"] for row in rows])
-    goal = np.array([row["target" if targeted else "label"] for row in rows])[:, None]
-    met: Figures = ((predicted != goal) if targeted else (predicted == goal)).mean(1)
-    return met
 
 
 def united(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -146,36 +125,19 @@ def united(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def efforts_of(
     records: Sequence[Mapping[str, Any]],
-    by_cell: Mapping[str, Sequence[Mapping[str, Any]]],
+    by_cell: Mapping[str, Sequence[Row]],
     traces: Iterable[Mapping[str, Any]],
 ) -> list[Effort]:
     """Curves of all cells whose attacker is a union; traces: of those cells."""
-
-    def place(record: Mapping[str, Any]) -> tuple[Any, ...]:
-        return record["defense"], record["threat"], record["targeted"]
-
-    controls = {
-        place(record): by_cell[record["cell"]]
-        for record in records
-        if record["recipe_settings"]["attack"] == "none"
-    }
     shown = set(united(records))
     own: dict[str, list[Mapping[str, Any]]] = {cell: [] for cell in shown}
     for trace in traces:
         own[trace["cell"]].append(trace)
     return [
-        effort_of(r, by_cell[r["cell"]], own[r["cell"]], controls.get(place(r), ()))
-        for r in records
-        if r["cell"] in shown and by_cell[r["cell"]]
+        effort_of(record, rows, own[record["cell"]], clean)
+        for record, rows, clean in beside_control(records, by_cell)
+        if record["cell"] in shown
     ]
-
-
-def by_goal(efforts: Sequence[Effort]) -> dict[tuple[str, str], list[Effort]]:
-    """The curves of each (threat, goal)."""
-    groups: dict[tuple[str, str], list[Effort]] = {}
-    for effort in efforts:
-        groups.setdefault((effort.threat, effort.goal), []).append(effort)
-    return groups
 
 
 def as_csv(efforts: Iterable[Effort]) -> str:

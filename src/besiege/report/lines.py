@@ -8,18 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import NOTE, Finding
 from besiege.core.stats import (
     Interval,
     Scores,
     Shares,
     attack_scores,
-    right_shares,
     share_interval,
     worst_case,
 )
 from besiege.core.store import FOUND_BY
+from besiege.report.cells import Aimed, answered, is_control, named
 from besiege.report.curve import Curve
 from besiege.report.effort import Effort
 from besiege.report.verdict import BROKEN, Evidence, Verdict, verdict_of
@@ -36,7 +35,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Aimed):
     """The figures of one cell."""
 
     cell: str
@@ -63,14 +62,9 @@ class Line:
         """Claim minus verdict: what the attacker believed beyond what is true."""
         return None if self.claim is None else self.claim - self.success.estimate
 
-    @property
-    def goal(self) -> str:
-        """targeted or untargeted."""
-        return "targeted" if self.targeted else "untargeted"
-
 
 @dataclass(frozen=True)
-class Worst:
+class Worst(Aimed):
     """The headline of a defense under one threat: the worst recipe for each example."""
 
     defense: str
@@ -85,14 +79,7 @@ class Worst:
     verdict: Verdict
     grave: tuple[str, ...] = ()  # checks that warn of its figures
     by: str = ""  # of a union, the search that found most points
-    asked: int | None = (
-        None  # checks that could be asked of the run: 0 if unknown, None if nobody did
-    )
-
-    @property
-    def goal(self) -> str:
-        """targeted or untargeted."""
-        return "targeted" if self.targeted else "untargeted"
+    asked: tuple[int, int] | None = None  # checks that could be asked of the run, of so many
 
     def __str__(self) -> str:
         clean = f" (clean {self.clean})" if self.clean else ""
@@ -111,11 +98,11 @@ class Worst:
         )
 
     def _checks(self) -> str:
-        """Those that warn, and how many of all were asked of the run."""
+        """Those that warn, and how many were asked, which old folders do not say."""
         if self.asked is None:
             return "not asked"
-        many = f" ({self.asked} of {len(CHECKS)} asked)" if self.asked else ""
-        return (", ".join(self.grave) or "no warning") + many
+        some, of = self.asked
+        return (", ".join(self.grave) or "no warning") + (f" ({some} of {of} asked)" if of else "")
 
 
 @dataclass(frozen=True)
@@ -139,15 +126,15 @@ class PlanNotes:
 class Context:
     """What a headline needs beside rows.
 
-    records: by cell. asked: as of `Worst`. claims: robust accuracy claimed for a defense, by its name. certified: proved
-    share and radius by (defense, threat).
+    records: by cell. claims: robust accuracy claimed for a defense, by its name. certified: proved
+    share and radius by (defense, threat). asked: as of `Worst`.
     """
 
     records: Mapping[str, Mapping[str, Any]]
     findings: Sequence[Finding] = ()
     claims: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[tuple[str, str], tuple[Interval, str]] = field(default_factory=dict)
-    asked: int | None = None
+    asked: tuple[int, int] | None = None
 
 
 class Figures(Protocol):
@@ -202,37 +189,37 @@ def touching(findings: Sequence[Finding], lines: Sequence[Line]) -> list[Finding
 
 def line_of(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], expected: int) -> Line:
     """The figures of the cell that `record` describes, from its rows."""
-    predicted = [r["predicted"] for r in rows]
-    right = right_shares(predicted, [r["label"] for r in rows])
-    won = right_shares(predicted, [r["target"] for r in rows]) if record["targeted"] else 1 - right
+    right = answered(rows, "label").mean(1)
+    won = answered(rows, "target").mean(1) if record["targeted"] else 1 - right
     flags: dict[str, int] = {}
     for row in rows:
         for flag in (f for f in row["flags"] if not f.startswith(FOUND_BY)):
             flags[flag] = flags.get(flag, 0) + 1
-    control = record["recipe_settings"]["attack"] == "none"
-    mean = {k: float(np.mean([r[k] for r in rows])) for k in ("forwards", "backwards", "seconds")}
+    control = is_control(record)
+
+    def mean(column: str) -> float:
+        return float(np.mean([r[column] for r in rows]))
+
     return Line(
-        cell=record["cell"],
-        defense=record["defense"],
-        threat=record["threat"],
-        targeted=record["targeted"],
-        recipe=record["recipe"],
+        **named(record),
         n=len(rows),
         expected=expected,
         accuracy=share_interval(right),
         success=share_interval(won),
         claim=None if control else _mean_claim(rows),
         control=control,
-        size=float(np.mean([r["size"] for r in rows])),
+        forwards=mean("forwards"),
+        backwards=mean("backwards"),
+        size=mean("size"),
+        seconds=mean("seconds"),
         flags=flags,
         scores=attack_scores(
-            predicted,
+            [r["predicted"] for r in rows],
             [r["label"] for r in rows],
             [r["target"] for r in rows] if record["targeted"] else None,
             None if control or _mean_claim(rows) is None else [r["lucky"] for r in rows],
         ),
         searches=_searches(record, rows, won),
-        **mean,
     )
 
 
@@ -281,10 +268,10 @@ def _worst(
 ) -> Worst:
     """Of the cells of one defense and threat, with rows of the same ids."""
     first, n = group[0], len(tables[0])
-    stand = worst_case([_equal(rows, "label") for rows in tables])
+    stand = worst_case([answered(rows, "label") for rows in tables])
     accuracy, missed = share_interval(stand), None
     if first.targeted:
-        stand = worst_case([~_equal(rows, "target") for rows in tables])
+        stand = worst_case([~answered(rows, "target") for rows in tables])
         missed = share_interval(stand)
     kept = missed or accuracy
     attacks = [line for line in group if not line.control]
@@ -336,8 +323,3 @@ def _effort(tables: Sequence[Sequence[Mapping[str, Any]]], stand: Shares) -> flo
     spent = [[row["forwards"] + row["backwards"] for row in rows] for rows in tables]
     each = np.sum(spent, axis=0) if spent else np.zeros(len(stand))
     return float(np.mean(each[stand > 0.5] if (stand > 0.5).any() else each))
-
-
-def _equal(rows: Sequence[Mapping[str, Any]], wanted: str) -> Any:
-    """(n, draws) bool: whether each answer is the label, or the target."""
-    return np.array([np.asarray(r["predicted"]) == r[wanted] for r in rows])

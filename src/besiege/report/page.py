@@ -14,9 +14,10 @@ from markupsafe import Markup
 from besiege.checks.finding import NOTE
 from besiege.core.stats import Interval
 from besiege.core.store import RunFolder
+from besiege.report.cells import by_goal, is_control
 from besiege.report.certified import proof_figure
-from besiege.report.curve import Curve, by_threat, reach, spelt_radius, telling
-from besiege.report.effort import MILESTONES, Effort, as_csv, by_goal
+from besiege.report.curve import Curve, reach, spelt_radius, telling
+from besiege.report.effort import MILESTONES, Effort, as_csv
 from besiege.report.figures import COLOURS, by_passes, by_radius, curves, dots
 from besiege.report.lines import Line, touching
 from besiege.report.pictures import Strip, strip
@@ -66,9 +67,6 @@ def write_report(folder: Path) -> Path:
 
 def _grids(summary: Summary) -> list[dict[str, Any]]:
     """One matrix a threat and goal: defenses down, recipes across."""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in summary.lines:
-        groups.setdefault((line.threat, line.goal), []).append(line)
     return [
         {
             "title": f"{threat}, {goal}",
@@ -86,7 +84,7 @@ def _grids(summary: Summary) -> list[dict[str, Any]]:
             "grave": [f for f in touching(summary.findings, lines) if f.level != NOTE],
             "notes": [f for f in touching(summary.findings, lines) if f.level == NOTE],
         }
-        for (threat, goal), lines in groups.items()
+        for (threat, goal), lines in by_goal(summary.lines).items()
     ]
 
 
@@ -101,8 +99,8 @@ def _nearest(summary: Summary) -> list[dict[str, Any]]:
     """Of each threat and goal: a plot a defense, and what stands at a few radii."""
     return [
         {
-            "title": f"Nearest points within {threat}, {'targeted' if targeted else 'untargeted'}",
-            "targeted": targeted,
+            "title": f"Nearest points within {threat}, {goal}",
+            "targeted": found[0].targeted,
             "radii": {spelt_radius(found[0], radius): radius for radius in telling(found)},
             "rows": found,
             "plots": [
@@ -110,7 +108,7 @@ def _nearest(summary: Summary) -> list[dict[str, Any]]:
                 for defense, own in _by_name(found).items()
             ],
         }
-        for (threat, targeted), found in by_threat(summary.curves).items()
+        for (threat, goal), found in by_goal(summary.curves).items()
     ]
 
 
@@ -193,7 +191,7 @@ def _strips(resolved: Mapping[str, Any], run: RunFolder) -> list[Strip]:
     attacked = (
         (image_id, order[cell], cell)
         for cell, image_id in run.kept()
-        if cell in records and records[cell]["recipe_settings"]["attack"] != "none"
+        if cell in records and not is_control(records[cell])
     )
     return [
         strip(records[cell], image_id, run.image(cell, image_id))

@@ -18,6 +18,7 @@ from besiege.core.errors import BadRun
 from besiege.core.power import images_to_tell
 from besiege.core.stats import Shares, worst_case
 from besiege.core.store import RunFolder
+from besiege.report.cells import answered, goal_of, is_control
 
 LEVEL = 0.05  # of all tests together
 TOLD = 0.05  # the difference that a number of images is given for
@@ -56,16 +57,11 @@ class _Cell(NamedTuple):
 
     @property
     def group(self) -> str:
-        goal = "targeted" if self.record["targeted"] else "untargeted"
-        return f"{self.record['threat']}, {goal}"
+        return f"{self.record['threat']}, {goal_of(self.record['targeted'])}"
 
     @property
     def control(self) -> bool:
-        return bool(self.record["recipe_settings"]["attack"] == "none")
-
-    def right(self, i: int, wanted: str = "label") -> np.ndarray[Any, np.dtype[np.bool_]]:
-        row = self.rows[i]
-        return np.asarray(np.asarray(row["predicted"]) == row[wanted])
+        return is_control(self.record)
 
 
 def pairs(run: Path, other: Path | None = None) -> tuple[Pair, ...]:
@@ -206,8 +202,8 @@ def _of_run(side: _Side, number: int) -> _Side:
 def _side(cell: _Cell, title: str, wanted: str = "") -> _Side:
     """The shares of a cell: of the label, or where targeted and not said else, of the target."""
     wanted = wanted or ("target" if cell.record["targeted"] else "label")
-    each = {i: cell.right(i, wanted) for i in cell.rows}
-    return _Side(title, {i: float(a.mean()) for i, a in each.items()}, _draws([cell]))
+    shares: Shares = answered([*cell.rows.values()], wanted).mean(1)
+    return _Side(title, dict(zip(cell.rows, shares.tolist(), strict=True)), _draws([cell]))
 
 
 def _worsts(cells: Sequence[_Cell]) -> Iterator[_Side]:
@@ -218,7 +214,7 @@ def _worsts(cells: Sequence[_Cell]) -> Iterator[_Side]:
     for defense, own in by_defense.items():
         ids = sorted(set.intersection(*(set(cell.rows) for cell in own)))
         if ids and not all(cell.control for cell in own):
-            worst: Shares = worst_case([np.array([c.right(i) for i in ids]) for c in own])
+            worst: Shares = worst_case([answered([c.rows[i] for i in ids], "label") for c in own])
             yield _Side(defense, dict(zip(ids, worst.tolist(), strict=True)), _draws(own))
 
 
@@ -234,9 +230,7 @@ def _meet(one: _Side, two: _Side) -> bool:
 def _cells(path: Path) -> list[_Cell]:
     """The cells of a run that have rows, with the ids that the run asks for."""
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     ids, rows = frozenset(resolved["ids"]), folder.rows()
     cells = [
         _Cell(r, {row["id"]: row for row in rows if row["cell"] == r["cell"] and row["id"] in ids})

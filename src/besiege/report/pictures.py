@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from besiege.report.cells import goal_of
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -48,7 +50,7 @@ def strip(record: Mapping[str, Any], image_id: int, parts: Mapping[str, Any]) ->
         defense=record["defense"],
         recipe=record["recipe"],
         threat=record["threat"],
-        goal="targeted" if record["targeted"] else "untargeted",
+        goal=goal_of(record["targeted"]),
         image_id=image_id,
         label=name(parts["label"]),
         target=name(parts["target"]) if int(parts["target"]) >= 0 else "",

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from besiege.checks.answers import from_answer, number_asked
-from besiege.checks.finding import Finding, from_record
-from besiege.core.errors import BadRun
+from besiege.checks.finding import Finding, from_answer, from_record, number_asked
 from besiege.core.store import RunFolder
+from besiege.report.cells import goal_of
 from besiege.report.curve import Curve, curves_of
 from besiege.report.effort import Effort, efforts_of, united
 from besiege.report.lines import Context, Line, PlanNotes, Worst, line_of, worsts_of
@@ -55,9 +54,7 @@ def summarise(path: Path) -> Summary:
     Raises BadRun if it holds no run.
     """
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     ids = frozenset(resolved["ids"])
     by_cell: dict[str, list[dict[str, Any]]] = {r["cell"]: [] for r in resolved["cells"]}
     rows = folder.rows()
@@ -91,11 +88,10 @@ def summarise(path: Path) -> Summary:
     return Summary(name, lines, worst, curves, waiting, notes, findings, plans, efforts, proofs)
 
 
-def _asked(folder: RunFolder) -> int | None:
-    """How many checks could be asked of the run; 0 where nobody wrote it down, None if none was."""
-    if not folder.examined():
-        return None
-    return number_asked([from_answer(record) for record in folder.answers()])
+def _asked(folder: RunFolder) -> tuple[int, int] | None:
+    """How many checks could be asked of the run, of how many; None where none was."""
+    answers = [from_answer(record) for record in folder.answers()]
+    return (number_asked(answers), len(answers)) if folder.examined() else None
 
 
 def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
@@ -107,7 +103,7 @@ def _claims(resolved: Mapping[str, Any]) -> dict[str, float]:
 def _plans(resolved: Mapping[str, Any]) -> Iterator[PlanNotes]:
     for plan in resolved.get("plans", {}).values():
         if "defense" in plan:  # as it is not in folders of older versions
-            goal = "targeted" if plan["targeted"] else "untargeted"
+            goal = goal_of(plan["targeted"])
             notes = tuple(plan["notes"])
             name = plan["recipe"]["name"]
             yield PlanNotes(plan["defense"], plan["threat"], goal, name, notes, plan["passes"])

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from besiege.checks.finding import NOTE, STOP, WARN, Finding
 from besiege.core.stats import Interval
-from besiege.report.curve import Curve, by_threat, spelt_radius, telling
+from besiege.report.cells import by_goal
+from besiege.report.curve import Curve, spelt_radius, telling
 from besiege.report.effort import MILESTONES, Effort
 from besiege.report.lines import Figures, Line, Worst, touching
 from besiege.report.verdict import BROKEN, CERTIFIED
@@ -40,10 +41,7 @@ def as_text(summary: Figures) -> str:
 
 
 def _print(console: Console, summary: Figures, live: bool) -> None:
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in summary.lines:
-        groups.setdefault((line.threat, line.goal), []).append(line)
-    for (threat, goal), lines in groups.items():
+    for (threat, goal), lines in by_goal(summary.lines).items():
         console.print(_table(f"{threat}, {goal}", lines, live))
         _findings(console, touching(summary.findings, lines), live)
         cells = {line.cell for line in lines}
@@ -51,7 +49,7 @@ def _print(console: Console, summary: Figures, live: bool) -> None:
         for table in (_scores(lines, live), _searches(lines, live), _efforts(efforts, live)):
             if table.row_count:
                 console.print(table)
-    for curves in by_threat(summary.curves).values():
+    for curves in by_goal(summary.curves).values():
         console.print(_nearest(curves, live))
     _plans(console, summary)
     for worst in summary.worst:

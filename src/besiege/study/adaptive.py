@@ -3,29 +3,32 @@
 Nothing that a defense says of itself is believed but the names of its links. On a few pilot images
 each surrogate of each link has to move the true loss (`descent`), each way to see the whole is
 tried in a short attack, and the noise of the gradients says how many draws they are worth. Where
-that is not enough, a network learns what each link does. What comes out is a recipe, a union of
-searches with the cheap and strong first (`schedule`), that can be written into an experiment and
-run again.
+that is not enough, a network learns what each link does, and the `remedies` that checks advise for
+weak searches are tried on the pilots that stand. What comes out is a recipe, a union of searches
+with the cheap and strong first (`schedule`), that can be written into an experiment and run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from besiege.attacks.draws import draws_for
 from besiege.attacks.loss import margin
 from besiege.attacks.oracle import Meter, Oracle
 from besiege.attacks.threat import Threat
+from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
 from besiege.defenses.imitation import LEARNED, write_imitator
 from besiege.study.descent import RANDOM, Descent, descent, known_surrogates
 from besiege.study.imitation import imitate
 from besiege.study.recipe import Recipe
+from besiege.study.remedies import remedies
 from besiege.study.schedule import LUCK, Schedule, Way
 from besiege.study.siege import Opponents, Siege
 
@@ -34,6 +37,7 @@ PILOTS, FEW, EACH = 16, 8, 150  # images on which ways are tried; least; budget 
 PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
 THOROUGH = 500  # passes an image of a budget that is worth longer trials, and such a network
+TRIAL, HARD = 5, 8  # a fifth of the budget may go into a trial; pilots that remedies are tried on
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
 SURE, ENOUGH = 0.99, 0.9  # won of the pilots: no other way is tried; no other means is looked for
@@ -79,24 +83,33 @@ def plan(
         A budget under THOROUGH has short trials only, and no such network.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
     where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
-    longer attacks more.
+    longer attacks more, and up to 8 attacks of a fifth of the budget on the pilots that stand.
     """
     opponents = opponents or Opponents()
     few, thorough = pilots_for(budget), budget >= THOROUGH
-    planner = _Planner(defense, threat, opponents, x, goal, key, few, thorough)
-    ways, draws = [Way("best surrogates", {})], 1
+    planner = _Planner(defense, threat, opponents, x, goal, key, few, thorough, budget // TRIAL)
+    ways, draws, last = [Way("best surrogates", {})], 1, None
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
     else:
         ways = planner.ways()
         draws = planner.draws(ways[0])
         ways = planner.ranked(ways, draws)
-        if planner.thorough and planner.defense.links and ways[0].won < ENOUGH:
-            if folder is not None:
-                ways = planner.taught(ways, draws, folder)
-            draws = planner.refined(ways[0], draws)
+        if planner.thorough and folder is not None and ways[0].won < ENOUGH:
+            ways = planner.taught(ways, draws, folder)
+        if planner.thorough and ways[0].won < ENOUGH:
+            last = planner.remedied(ways[0], draws)
+            draws = last.draws
     schedule = Schedule(
-        defense, threat, ways, draws, planner.confirm, planner.random, (*opponents.models,), budget
+        defense,
+        threat,
+        ways,
+        draws,
+        planner.confirm,
+        planner.random,
+        (*opponents.models,),
+        budget,
+        last,
     )
     recipe, left_out = schedule.recipe()
     return Plan(recipe, (*planner.notes, *left_out), planner.passes)
@@ -124,8 +137,10 @@ class _Planner:
         key: Key,
         pilots: int,
         thorough: bool,
+        affordable: int,
     ) -> None:
         self.defense, self.threat, self.thorough = defense, threat, thorough
+        self.affordable = affordable  # passes of a trial
         self.pupils, self.pupils_key = x[:PUPILS], key[:PUPILS].fold("plan", "learn")
         self.x, self.goal, self.key = x[:pilots], goal[:pilots], key[:pilots]
         # Batches are filled up to their size: of so few images, smaller ones cost less.
@@ -133,6 +148,7 @@ class _Planner:
         self.random = defense.is_random((x.shape[1], x.shape[2], x.shape[3]))
         self.confirm = max(1, CONFIRM // defense.passes) if self.random else 1
         self.gains: dict[str, dict[str, float]] = {}  # of surrogates of a link
+        self.won: dict[str, Tensor] = {}  # (pilots,) share of draws, of a way's last trial
         self.notes: list[str] = []
         self.passes = 0
 
@@ -155,11 +171,20 @@ class _Planner:
             found.append(Way("all by identity", {**best, **dict.fromkeys(same, "identity")}))
         for link, names in ranking.items():
             found += [Way(f"{link} by {name}", {**best, link: name}) for name in names[1:]]
-        if len(ranking) > 1:
-            found += [Way(f"without {link}", {**best, link: "skip"}) for link in same]
-        if same and len(same) == len(ranking):
-            found.append(Way("classifier alone", {**base, **dict.fromkeys(same, "skip")}))
-        return found[:TRIED]
+        bare = {**base, **dict.fromkeys(ranking, "skip")}
+        partial = {f"without {link}": {**best, link: "skip"} for link in ranking}
+        alone = {"classifier alone": bare} if ranking else {}
+        left_out = {**(partial if len(ranking) > 1 else {}), **alone}
+        return found + [Way(n, v, partial=True) for n, v in left_out.items() if self._runs(v)]
+
+    def _runs(self, view: Mapping[str, str]) -> bool:
+        """Whether the classifier takes what reaches it without the links that `view` leaves out."""
+        try:
+            Recipe("plan", view=view).seen(self.defense).logits(self.x[:1], self.key[:1])
+        except (BesiegeError, RuntimeError, ValueError) as error:
+            self.note(f"not seen with {view}: {error}")
+            return False
+        return True
 
     def surrogates(self, link: str) -> list[str]:
         """The surrogates of a link that lead somewhere: as the link ranks those that lead far."""
@@ -167,7 +192,8 @@ class _Planner:
         if len(names) == 1:
             return names
         tested = self.tested(link, names)
-        self.gains[link] = gains = {name: tested.gain(name) for name in names}
+        gains = {name: tested.gain(name) for name in names}
+        self.gains[link] = {**gains, RANDOM: tested.gain(RANDOM)}
         told = ", ".join(f"{n} {gains[n]:+.2f}" for n in tested.ranking if n != RANDOM)
         self.note(f"{link}: loss gained by a step: {told}; at random {tested.gain(RANDOM):+.2f}")
         # Two of one gain are one, as the identity and straight-through: that which is named first.
@@ -209,9 +235,11 @@ class _Planner:
 
     def ranked(self, ways: Sequence[Way], draws: int) -> list[Way]:
         """The ways by what a short attack through each is worth."""
-        if len(ways) == 1:
+        if len(ways) == 1 and not self.thorough:
             return list(ways)
-        tried = self._compared(ways, draws, SHORT)
+        if untried := [way.name for way in ways[TRIED:]]:
+            self.note(f"tried are {TRIED} ways, not {', '.join(untried)}")
+        tried = [*self._compared(ways[:TRIED], draws, SHORT), *ways[TRIED:]]
         if tried[0].won >= SURE or not self.thorough:
             return tried
         # What gets a point across soonest is not always what gets most across.
@@ -242,11 +270,11 @@ class _Planner:
         best, found = ways[0], dict[str, Way]()
         size = max(1, PIXELS // (self.x.shape[2] * self.x.shape[3]))
         for link in self.defense.links:
-            if "exact" in link.surrogates:
+            gains = self.gains.get(link.name, {})
+            if gains.get("exact", 0) > max(0, ALIKE * max(gains.values(), default=0)):
                 continue
             pupils, key, batch = self.pupils, self.pupils_key, min(16, size)
             # What is seen to move is followed, and the rest learned.
-            gains = self.gains.get(link.name, {})
             follows = gains.get("moved", 0) > max(0, gains.get("identity", 0))
             network = imitate(
                 link, pupils, key, steps=LESSONS, batch=batch, follows=follows
@@ -262,24 +290,34 @@ class _Planner:
             return list(ways)
         return [*self._compared([best, *found.values()], draws, LONGER, CLOSE), *ways[1:]]
 
-    def refined(self, way: Way, draws: int) -> int:
-        """Draws a step: four times as many where they win more."""
-        if not self.random or 4 * draws > MOST_DRAWS:
-            return draws
-        tried = self._tried(way, 4 * draws, LONGER)
-        self.note(f"{way.name}: {tried.won:.0%} of the pilots with {4 * draws} draws a step")
-        return 4 * draws if tried.won > way.won + LUCK else draws
+    def remedied(self, way: Way, draws: int) -> Recipe:
+        """The settings that win most of the pilots that `way` leaves, all for as many passes."""
+        stand = self.won[way.name].argsort(stable=True)[:HARD]
+        stand = stand[self.won[way.name][stand] < ENOUGH]
+        before = Recipe(way.name, view=way.view, loss="margin", draws=draws)
+        tried = remedies(before, self.affordable, random=self.random, targeted=self.threat.targeted)
+        won = [float(self._won(one, stand).mean()) for one in tried]
+        told = ", ".join(f"{one.name} {share:.0%}" for one, share in zip(tried, won, strict=True))
+        self.note(f"of {len(stand)} pilots that stand: {told or 'no remedy can be afforded'}")
+        return tried[won.index(max(won))] if tried else before
 
     def _tried(self, way: Way, draws: int, steps: int) -> Way:
-        recipe = Recipe("trial", "pgd", view=way.view, loss="margin", steps=steps, draws=draws)
-        found = self._siege(recipe).attack(self.x, self.goal, self.key)
+        draws = max(1, min(draws, self.affordable // (2 * steps)))
+        trial = Recipe("trial", view=way.view, loss="margin", steps=steps, draws=draws)
+        self.won[way.name] = self._won(trial, torch.arange(len(self.x)))
+        return replace(way, won=float(self.won[way.name].mean()))
+
+    def _won(self, recipe: Recipe, rows: Tensor) -> Tensor:
+        """(len(rows),) share of fresh draws on which an attack on these pilots wins."""
+        x, goal, key = self.x[rows], self.goal[rows], self.key[rows]
+        found = self._siege(recipe).attack(x, goal, key)
         meter, n = Meter(None), self.confirm
         whole = Oracle(
             self.defense, margin(), self.threat, meter, n, micro_batch=self.opponents.micro_batch
         )
-        seen = whole(found.x, self.goal, self.key.fold("plan", "judged"), gradient=False)
+        seen = whole(found.x, goal, key.fold("plan", "judged"), gradient=False)
         self.passes += int((found.forwards + found.backwards).max()) + meter.forwards
-        return replace(way, won=float(seen.won.mean()))
+        return seen.won
 
     def _siege(self, recipe: Recipe) -> Siege:
         return Siege(self.defense, recipe, self.threat, self.opponents)

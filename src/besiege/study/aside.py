@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from besiege.study.recipe import GIVEN, NONE
 from besiege.study.siege import Siege
 
 DRAWS = 8  # of another seed, on which the points of random defenses are judged again
-FIRST = 16  # images of a run on which attackers are asked what they claim where nothing may change
+FIRST = 32  # images of a run on which attackers are asked what they claim where nothing may change
 PASSES = 100  # an image for that
 
 
@@ -94,9 +95,11 @@ def _idle(siege: Siege, clean: Clean, seed: int, first: Sequence[int]) -> list[f
         index = torch.tensor(at, device=clean.x.device)
         goal = (clean.target if siege.threat.targeted else clean.label)[index]
         key = Key.root(seed, list(clean.ids), clean.x.device)[index]
-        claim = replace(siege, threat=still).attack(clean.x[index], goal, key).claim
+        x0 = clean.x[index]
+        points = replace(siege, threat=still).attack(x0, goal, key)
+        kept = still.admits(still.submitted(points.x, x0), x0).tolist()  # else 36 speaks of it
     except (BesiegeError, TypeError):  # a ball without such a radius, pilots that cost more
         return found
-    for i, one in zip(at, claim.double().tolist(), strict=True):
-        found[i] = one if one == one else None
+    for i, one, ok in zip(at, points.claim.double().tolist(), kept, strict=True):
+        found[i] = one if ok and math.isfinite(one) else None
     return found

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from besiege.checks.answers import Answer, answered
 from besiege.checks.catalog import CHECKS
-from besiege.checks.finding import LEVELS, Finding, Fine
-from besiege.core.errors import BadRun
+from besiege.checks.finding import LEVELS, Answer, Finding, Fine, answered
 from besiege.core.store import RunFolder
 from besiege.study.evidence import Cell, cells_of
 from besiege.study.exhibits import exhibits
@@ -38,9 +36,7 @@ def examined_run(path: Path) -> Examination:
     Raises BadRun if it holds no run. Cost: one reading of the folder; nothing is attacked.
     """
     folder = RunFolder(Path(path))
-    resolved = folder.resolved()
-    if not resolved:
-        raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+    resolved = folder.described()
     cells = cells_of(resolved["cells"], folder.rows(), folder.traces(), resolved["ids"])
     experiment = resolved.get("experiment", {})
     data = experiment.get("data", {})

@@ -27,9 +27,7 @@ class Held:
     def read(cls, path: Path) -> Held:
         """The run folder at `path`; runs the checks if nobody has. Raises BadRun if rows lack."""
         folder = RunFolder(path)
-        resolved = folder.resolved()
-        if not resolved:
-            raise BadRun(f"{path} holds no run: no resolved.json is in it.")
+        resolved = folder.described()
         if lacking := folder.lacking():
             raise BadRun(
                 f"{path} is not finished: {lacking} rows are missing. Run it again, which resumes."

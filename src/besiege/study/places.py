@@ -22,8 +22,12 @@ def respelled(source: str, change: Callable[[str], str]) -> str:
 
     >>> respelled("file:a/w.safetensors", "../".__add__), respelled("zip:path=a,size=8", str.upper)
     ('file:../a/w.safetensors', 'zip:path=A,size=8')
+    >>> respelled("frozen:learned:plans/a.safetensors", "run/".__add__)
+    'frozen:learned:run/plans/a.safetensors'
     """
     kind, _, rest = source.partition(":")
+    if kind == "frozen" and rest:
+        return f"{kind}:{respelled(rest, change)}"
     if kind in PLACES and rest and not rest.startswith("weights="):
         return f"{kind}:{change(rest)}"
     if paths_in(source):

@@ -44,8 +44,8 @@ class Recipe:
         library (extra `bridge`), "foolbox:L2DeepFoolAttack(steps=50)". One of the wrapper catalog
         goes before: "smallest:rounds=6 of pgd".
     links: the rule for links that `view` does not name, one of RULES.
-    view: link name -> "SURROGATE", "as-is", "skip", "frozen", "frozen:SURROGATE", or "learned:FILE"
-        of a network that imitates the link.
+    view: link name -> "SURROGATE", "as-is", "skip", "frozen", "frozen:SURROGATE", or
+        "learned:FILE" of a network that imitates the link; "frozen:learned:FILE".
     models: specs of the model catalog. The attacker asks these in place of the defense's own, each
         behind the links as it sees them, and hands over what fools them (transfer). He has them at
         home, with gradients, whatever access to the defense the threat grants; passes count alike.
@@ -143,7 +143,7 @@ class Recipe:
     @property
     def learned(self) -> tuple[Path, ...]:
         """Files of the networks that imitate links."""
-        found = (how.partition(":") for how in self.view.values())
+        found = (how.removeprefix("frozen:").partition(":") for how in self.view.values())
         return tuple(Path(path) for kind, _, path in found if kind == LEARNED and path)
 
     def view_of(self, defense: Deployed) -> dict[str, str]:

@@ -14,6 +14,7 @@ from besiege.study.recipes import RECIPES
 
 RIVALS = 10  # readings beside its steps that a search makes at most: of each target, and of rivals
 LUCK = 0.05  # share of the pilots by which two ways may differ for nothing
+PROMISING = 3  # the best ways, whose searches are long if half as many were won
 LEAST = 32  # steps that are worth another search
 MORE = 8  # draws a step, at least, of those who look twice at a random defense
 
@@ -22,11 +23,13 @@ MORE = 8  # draws a step, at least, of those who look twice at a random defense
 class Way:
     """A way to see the defense.
 
-    won: share of the pilots and fresh draws that a short attack through it was worth.
+    partial: leaves links out. won: share of the pilots and fresh draws that a short attack through
+    it was worth.
     """
 
     name: str
     view: Mapping[str, str]
+    partial: bool = False
     won: float = 0.0
 
 
@@ -36,7 +39,8 @@ class Schedule:
 
     ways: the best first. draws: that a step's gradient is the mean of. confirm: fresh draws on
     which points are compared. random: whether the defense draws. models: others, to transfer from.
-    budget: forward and backward passes an image.
+    budget: forward and backward passes an image. last: how to search with what is left of it, if
+    that has been found out.
     """
 
     defense: Deployed
@@ -47,25 +51,30 @@ class Schedule:
     random: bool
     models: tuple[str, ...]
     budget: int
+    last: Recipe | None = None
 
     def recipe(self) -> tuple[Recipe, list[str]]:
-        """A union of the searches, and what was left out, in words."""
+        """A union of the searches, and what was left out and why, in words."""
         if self.threat.access != "gradients":
             return self._union(list(self._by_questions())), []
         chosen: list[Recipe] = []
         left_out = []
         left = self.budget - self.confirm * self.defense.passes  # for the claim
+        # What was found out to be best has the time to show it.
+        kept = self.budget // 3 if self.last else 0
         for number, search in zip(count(1), self._searches(), strict=False):
             recipe = replace(search, name=f"{number} {search.name}", confirm=self.confirm)
             cost = self.cost(recipe)
-            if chosen and cost > left:
-                left_out.append(f"left out, with {left} passes of {self.budget}: {recipe.name}")
+            if chosen and cost > left - kept:
+                left_out.append(
+                    f"left out, with {left - kept} passes of {self.budget}: {recipe.name}"
+                )
                 continue
             chosen.append(recipe)
             left -= cost
         if (rest := self._rest(left)) is not None:
             chosen.append(rest)
-        return self._union(chosen), left_out
+        return self._union(chosen), [*left_out, *self._not_asked()]
 
     def cost(self, recipe: Recipe) -> int:
         """Passes an image of one search, at most."""
@@ -89,8 +98,13 @@ class Schedule:
         if self.random:
             # Digits behind FD + RDG, linf 0.1: 19 % stand after this one, 21 % after any apgd.
             yield search("more draws", best, "pgd", 50, draws=self._more(), loss="margin")
+        strong = [way for way in self.ways[1:PROMISING] if way.won >= best.won / 2]
+        for way in self.ways[1:]:
+            # Who knows less can do better: of two pieces one may hide the gradient of the other.
+            if way.partial and way not in strong:
+                yield search("pgd", way, "pgd", 20, draws=1)
         yield search("apgd", best, "apgd", 50, loss="dlr")
-        for way in self.ways[1:3]:
+        for way in strong:
             yield search("pgd", way, "pgd", 30)
         if not self.threat.targeted:
             yield search("targets", best, "multi-targeted of pgd", 90)
@@ -105,18 +119,31 @@ class Schedule:
         if not self.random:
             yield search("labels", as_is, "hop-skip-jump", 5, links="as-is", draws=1)
 
+    def _not_asked(self) -> Iterator[str]:
+        """Attackers that this defense or its user rules out."""
+        if not self.models:
+            yield "no points carried over: no other models were named"
+        if self.random:
+            yield "no attack by labels alone: the one that there is counts on answers that stay"
+        if self.threat.targeted:
+            yield "no attack on each rival class: the threat names one"
+
     def _rest(self, left: int) -> Recipe | None:
         """One long search for all that is left, if that is worth a search."""
-        # Of two ways that no pilot told apart it takes the one that others have used less.
-        way = next((w for w in self.ways[1:2] if w.won >= self.ways[0].won - LUCK), self.ways[0])
-        rest = Recipe("the rest", view=way.view, confirm=self.confirm, steps=1)
-        if self.random:
-            rest = replace(rest, draws=max(MORE // 2, self.draws), loss="margin")
-        elif not self.threat.targeted:
-            rest = replace(rest, attack="apgd-t")
+        rest = self.last or self._usual()
+        rest = replace(rest, name=f"the rest, {rest.name}", confirm=self.confirm, steps=1)
         once = self.cost(replace(rest, steps=2)) - self.cost(rest)
         steps = (left - self.cost(replace(rest, steps=0))) // once
-        return replace(rest, steps=steps) if steps >= LEAST else None
+        return replace(rest, steps=steps) if steps * rest.restarts >= LEAST else None
+
+    def _usual(self) -> Recipe:
+        """What to do longest where nothing says what is best."""
+        # Of two ways that no pilot told apart it takes the one that others have used less.
+        way = next((w for w in self.ways[1:2] if w.won >= self.ways[0].won - LUCK), self.ways[0])
+        if self.random:
+            draws = max(MORE // 2, self.draws)
+            return Recipe(way.name, view=way.view, draws=draws, loss="margin")
+        return Recipe(way.name, "pgd" if self.threat.targeted else "apgd-t", view=way.view)
 
     def _more(self) -> int:
         """Draws a step that leave most of a small budget to others."""
@@ -129,9 +156,8 @@ class Schedule:
         """The best way with one draw kept."""
         view = self.ways[0].view
         return {
-            link: f"frozen:{how}" if link != VOTE and how != "skip" else how
+            link: how if link == VOTE or how == "skip" else f"frozen:{how}"
             for link, how in view.items()
-            if not how.startswith("learned:")
         }
 
     def _by_questions(self) -> Iterator[Recipe]:

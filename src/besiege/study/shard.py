@@ -102,8 +102,9 @@ def siege_batch(
     """Attack and judge one batch.
 
     keep: ids whose images are kept. first: ids on which the attacker is asked what it claims where
-    nothing may change; see `aside` for this and what else checks want to know. Points that the threat does not admit are judged at the clean
-    image and flagged: an attack that leaves its ball has failed, the run has not.
+    nothing may change; see `aside` for this and what else checks want to know. Points that the
+    threat does not admit are judged at the clean image and flagged: an attack that leaves its ball
+    has failed, the run has not.
     """
     began = time.perf_counter()
     key = Key.root(seed, list(examples.ids), device=examples.x.device)
