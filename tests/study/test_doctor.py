@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 import besiege
 from besiege.attacks.threat import L2, Linf, Threat
-from besiege.checks.answers import FOUND, NOT_ASKED, PASSED
 from besiege.checks.catalog import CHECKS, DOCTOR
-from besiege.checks.finding import NOTE, STOP
+from besiege.checks.finding import FOUND, NOT_ASKED, NOTE, PASSED, STOP
 from besiege.cli.main import app
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.transform import Named

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from besiege.checks.answers import Answer
-    from besiege.checks.finding import Finding
+    from besiege.checks.finding import Answer, Finding
 
 
 def show_answers(answers: Sequence[Answer]) -> None:

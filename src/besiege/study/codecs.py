@@ -38,11 +38,11 @@ def codec(visit: Visit, stage: Stage) -> Codec:
     Every subsampling and rounding, under the draws of the stage and of one answer.
     Cost: an encoding and decoding, and a forward of its defense, an image and way: 6 of them.
     """
-    link = codec_of(stage.link)
-    assert link is not None
+    link, draw = codec_of(stage.link), stage.draw
+    assert link is not None and not isinstance(draw, tuple)  # noqa: PT018
     with torch.no_grad():
-        own = (link.forward(stage.x, stage.draw) * 255).round()
-    qualities = [link.quality] * len(own) if stage.draw is None else stage.draw.tolist()
+        own = (link.forward(stage.x, draw) * 255).round()
+    qualities = [link.quality] * len(own) if draw is None else draw.tolist()
     levels = []
     for subsampling, rounding in WAYS:
         made = _installed(link, stage.x, qualities, subsampling, rounding)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from besiege.attacks.threat import Linf, Threat
-from besiege.checks.answers import NOT_ASKED, Answer, answered
 from besiege.checks.catalog import CHECKS, DOCTOR
-from besiege.checks.finding import LEVELS, Finding
+from besiege.checks.finding import LEVELS, NOT_ASKED, Answer, Finding, answered
 from besiege.checks.protocol import Pixels
 from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
