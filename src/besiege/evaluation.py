@@ -94,10 +94,9 @@ def evaluate(
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
-    defense = sound_defense(defense, x[:8])
+    defense = _sound(defense, x, seed)
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
     case = _Case(defense, examples, goal, _opponents(chosen, models, x, judging), seed)
-    check_defense(defense, x[:1], case.key[:1])
     said: dict[str, Any] = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
     if minutes is not None:
         case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
@@ -312,8 +311,7 @@ def judge_images(
     examples = _examples(defense, x, y, goal, targets, seed)
     audit_points(points, x, goal)
     check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
-    defense = sound_defense(defense, x[:8])
-    check_defense(defense, x[:1], Key.root(seed, [0], x.device))
+    defense = _sound(defense, x, seed)
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
     judging = Judging(draws=draws, micro_batch=micro_batch)
@@ -330,6 +328,13 @@ def _recipe(named: str | Recipe, steps: int | None) -> Recipe:
     recipe = RECIPES.build(named)
     steps = STEPS if steps is None else steps
     return replace(recipe, steps=steps) if recipe.steps else recipe
+
+
+def _sound(defense: Deployed, x: Tensor, seed: int) -> Deployed:
+    """The defense, checked; classifiers that draw are taken over."""
+    found = sound_defense(defense, x[:8])
+    check_defense(found, x[:1], Key.root(seed, [0], x.device))
+    return found
 
 
 def _opponents(
