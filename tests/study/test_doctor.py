@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import besiege
 from besiege.attacks.threat import L2, Linf, Threat
 from besiege.checks.catalog import CHECKS, DOCTOR
+from besiege.checks.deployed import Codec
 from besiege.checks.finding import FOUND, NOT_ASKED, NOTE, PASSED, STOP
 from besiege.cli.main import app
 from besiege.defenses.jpeg import Jpeg
@@ -317,6 +318,6 @@ def test_answers_that_depend_on_the_codec_are_noted():
     found = codecs.codec(*stage_of(Jpeg(quality=30)))
     labels = np.zeros((20, 1 + len(found.ways)), int)
     labels[:5, 3] = 1
-    told = CHECKS[46](codecs.Codec(found.version, found.ways, 0, 0 * found.levels, labels))
+    told = CHECKS[46](Codec(found.version, found.ways, 0, 0 * found.levels, labels))
     assert told.figure == 0.25
     assert f"with {found.ways[2]} 25.0 % change" in told.what

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
-from scipy.stats import t as student
 
+from besiege.checks.deployed import CHANGED, Codec, Preparations, coded, prepared
 from besiege.checks.finding import NOTE, Array, Fine, Symptom, percent, points, where
 from besiege.core.comparisons import paired, unpaired
 from besiege.core.power import HALF_WIDTH, images_lacking
@@ -18,7 +18,6 @@ from besiege.core.stats import share_interval
 LEVEL = 1 / 255  # of grey
 SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
-CHANGED = 0.02
 USED = 0.5
 GAP = 0.05
 ONE_SIDED = 0.9  # confidence of the interval whose lower limit alone is 95 %
@@ -71,19 +70,6 @@ class Pixels:
     eps: float = math.nan
 
 
-@dataclass(frozen=True)
-class Preparations:
-    """A model asked of the same images, prepared in several ways; the first is as they are.
-
-    right: (ways, n) bool. margin: (ways, n) the label's logit minus the largest other, in standard
-    deviations of the logits, so that no way wins by making the model surer of everything.
-    """
-
-    ways: tuple[str, ...]
-    right: Array
-    margin: Array
-
-
 def image_range(e: Pixels | Preparations) -> Symptom | Fine | None:
     """Are the images in [0, 1], the unit in which eps is given, and as the model wants them?
 
@@ -97,7 +83,7 @@ def image_range(e: Pixels | Preparations) -> Symptom | Fine | None:
     by a one-sided interval of 95 % for all ways together.
     """
     if isinstance(e, Preparations):
-        return _prepared(e)
+        return prepared(e)
     low, high = float(np.min(e.low)), float(np.max(e.high))
     if low < 0 or high > 1:
         told = "0 to 255" if high > 16 else "normalised"
@@ -122,31 +108,6 @@ def image_range(e: Pixels | Preparations) -> Symptom | Fine | None:
             next="Take eps >= 1/255, or know that nothing is left of an attack once it is saved.",
         )
     return Fine(e.eps, LEVEL) if e.eps > 0 else Fine(high, 1)
-
-
-def _prepared(e: Preparations) -> Symptom | Fine | None:
-    """What other preparation the model is better with."""
-    ways, n = len(e.ways) - 1, e.right.shape[1]
-    if ways == 0 or n < 2:
-        return None
-    gained = e.right[1:].sum(1) - e.right[0].sum()
-    more = e.margin[1:] - e.margin[0]
-    spread = more.std(1, ddof=1) / np.sqrt(n)
-    sure = more.mean(1) > student.ppf(1 - 0.05 / ways, n - 1) * spread
-    real = np.where(sure & (gained > 0), gained, 0)
-    best = int(np.argmax(real + 1e-3 * more.mean(1)))
-    if real[best] <= 0:
-        return Fine(0, 0)
-    share = [percent(float(v.mean())) for v in (e.right[0], e.right[best + 1])]
-    return Symptom(
-        int(real[best]),
-        0,
-        f"the model gets {share[1]} of the images right if they are {e.ways[best + 1]} first, and "
-        f"{share[0]} as they are.",
-        where(e.right[best + 1] & ~e.right[0]),
-        next="Its preparation is missing, there twice or another: mend the Classifier's mean and "
-        "std, or the network's own.",
-    )
 
 
 @dataclass(frozen=True)
@@ -377,22 +338,6 @@ class Saved:
     ways: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Codec:
-    """A link that compresses, beside the installed codec in each of its ways.
-
-    version: of the codec. ways: subsampling and rounding; own: which of them the link says of
-    itself. levels: (ways,) largest difference of its output from the codec's, in grey levels.
-    labels: (n, 1 + ways) answers with the link as it is, and in each way.
-    """
-
-    version: str
-    ways: tuple[str, ...]
-    own: int
-    levels: Array
-    labels: Array
-
-
 def saved_otherwise(e: Saved | Codec) -> Symptom | Fine | None:
     """Do answers change with how images are saved before the defense sees them, or inside it?
 
@@ -403,7 +348,7 @@ def saved_otherwise(e: Saved | Codec) -> Symptom | Fine | None:
     the installed codec makes of it as the link says, of which there may be none.
     """
     if isinstance(e, Codec):
-        return _codec(e)
+        return coded(e)
     differ = (e.labels != e.labels[:, :1]).any(1)
     if share_interval(differ.astype(float)).low <= CHANGED:
         return Fine(differ.mean(), CHANGED)
@@ -413,31 +358,4 @@ def saved_otherwise(e: Saved | Codec) -> Symptom | Fine | None:
         f"{percent(differ.mean())} of the answers depend on how images are saved "
         f"({', '.join(e.ways)}).",
         where(differ),
-    )
-
-
-def _codec(e: Codec) -> Symptom | Fine:
-    off, nearest = float(e.levels[e.own]), int(np.argmin(e.levels))
-    if off > 0:
-        exact = e.levels[nearest] == 0
-        like = f"; it is exactly {e.ways[nearest]}" if exact else ""
-        return Symptom(
-            off,
-            0,
-            f"its output is up to {off:.0f} grey levels from what the installed codec "
-            f"({e.version}) makes by {e.ways[e.own]}{like}.",
-            next="Judge with the codec that is deployed, and keep its version.",
-        )
-    differ = e.labels[:, 1:] != e.labels[:, :1]
-    share = differ.any(1)
-    if share_interval(share.astype(float)).low <= CHANGED:
-        return Fine(share.mean(), CHANGED)
-    most = int(np.argmax(differ.mean(0)))
-    return Symptom(
-        share.mean(),
-        CHANGED,
-        f"{percent(share.mean())} of the answers depend on the codec's subsampling or rounding "
-        f"(judged is {e.ways[e.own]} of {e.version}; with {e.ways[most]} "
-        f"{percent(float(differ[:, most].mean()))} change).",
-        where(share),
     )

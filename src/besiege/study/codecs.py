@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from besiege.checks.protocol import Codec, Saved
+from besiege.checks.deployed import Codec
+from besiege.checks.protocol import Saved
 from besiege.defenses.defense import Defense
 from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.transform import Around, Chain, Transform

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from besiege.checks.protocol import Preparations
+from besiege.checks.deployed import Preparations
 from besiege.core.key import Key
 from besiege.core.passes import passing
 from besiege.models.classifier import Classifier
