@@ -66,7 +66,7 @@ GLOBAL_RANDOM = re.compile(
 NO_COMPONENT = {"best"}
 IN_PLACE_RANDOM = {"uniform_", "normal_", "bernoulli_", "random_", "exponential_", "cauchy_"}
 # Opaque runs a stranger's code: it saves, seeds and restores the global generators around it.
-MAY_TOUCH_RANDOM = {"defenses.opaque", "laws.transforms"}
+MAY_TOUCH_RANDOM = {"core.generators", "laws.transforms"}
 MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:home|work|root|Users|mnt)/[\w.-]+")
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XXX)\b")
 

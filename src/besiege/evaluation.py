@@ -36,7 +36,7 @@ from besiege.study.recipes import RECIPES
 from besiege.study.record import cell_hash, describe, environment, portable
 from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
-from besiege.study.soundness import check_classifier, check_defense
+from besiege.study.soundness import check_defense, sound_classifier, sound_defense
 from besiege.study.until import Told, check_until, looks, told
 from besiege.study.written import python_texts, settings_toml
 
@@ -74,8 +74,7 @@ def evaluate(
     claim: robust accuracy that somebody claims, in [0, 1]; the verdict is then on it.
     until: a share in (0, 1): 32 images more at a time, which come in random order, until robust
         accuracy is known to lie above or below it (`study.until`); a note says so.
-    models: others by the names under which recipes attack them (`Recipe.models`) in place of the
-        defense's, else specs of the model catalog. The adaptive attacker tries all of them.
+    models: others by their names in `Recipe.models`, else specs; the adaptive attacker tries all.
     steps: of recipes given by name that make some, else 50.  draws: of the judge, an example.
     out: a run folder to keep (`besiege report`, `besiege.load_recipes`); None keeps nothing.
     Returns a summary, which prints as a table. Raises BadImages for what no score could be of.
@@ -96,9 +95,9 @@ def evaluate(
     _asked(recipes, until)
     goal = _limited(threat if isinstance(threat, Threat) else Threat(threat), budget, minutes)
     examples = _examples(defense, x, y, goal, targets, seed)
+    defense = _sound(defense, x, seed)
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
-    case = _Case(defense, examples, goal, _opponents(defense, chosen, models, x, judging), seed)
-    check_defense(defense, x[:1], case.key[:1])
+    case = _Case(defense, examples, goal, _opponents(chosen, models, x, judging), seed)
     said: dict[str, Any] = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
     if minutes is not None:
         case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
@@ -346,9 +345,7 @@ def judge_images(
     examples = _examples(defense, x, y, goal, targets, seed)
     audit_points(points, x, goal)
     check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
-    for part in defense.parts:
-        check_classifier(part.classifier, x[:8])
-    check_defense(defense, x[:1], Key.root(seed, [0], x.device))
+    defense = _sound(defense, x, seed)
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
     sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
     judging = Judging(draws=draws, micro_batch=micro_batch)
@@ -369,14 +366,20 @@ def _recipe(named: str | Recipe, steps: int | None) -> Recipe:
     return replace(recipe, steps=steps) if recipe.steps else recipe
 
 
+def _sound(defense: Deployed, x: Tensor, seed: int) -> Deployed:
+    """The defense, checked; classifiers that draw are taken over."""
+    found = sound_defense(defense, x[:8])
+    check_defense(found, x[:1], Key.root(seed, [0], x.device))
+    return found
+
+
 def _opponents(
-    defense: Deployed,
     recipes: Sequence[Recipe],
     given: Mapping[str, Classifier] | None,
     x: Tensor,
     judging: Judging,
 ) -> Opponents:
-    """The models that recipes name, by these names; they and the defense's own are checked.
+    """The models that recipes name, by these names, settled.
 
     The adaptive attacker tries all that are given.
     """
@@ -385,12 +388,11 @@ def _opponents(
     names = dict.fromkeys(name for search in searches for name in search.models or ())
     if any(recipe.attack == ADAPTIVE for recipe in recipes):
         names |= dict.fromkeys(given)
-    others = {
+    loaded = {
         name: given[name] if name in given else load_model(name, device=x.device, shape=shape)
         for name in names
     }
-    for classifier in (*(part.classifier for part in defense.parts), *others.values()):
-        check_classifier(classifier, x[:8])
+    others = {name: sound_classifier(model, x[:8]) for name, model in loaded.items()}
     return Opponents(micro_batch=judging.micro_batch, models=others)
 
 

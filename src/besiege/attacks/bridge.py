@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 from besiege.attacks.attack import EUCLIDEAN, Ask, Attack, Point, Problem
 from besiege.core.entry import parse_value
 from besiege.core.errors import BadSetting, BesiegeError, unknown
+from besiege.core.generators import seeded
 from besiege.core.key import Key
-from besiege.defenses.opaque import seeded
 
 _SPEC = re.compile(r"\s*(?P<package>\w+):(?P<name>[A-Za-z_]\w*)\s*(\((?P<settings>.*)\))?\s*")
 

@@ -60,7 +60,10 @@ ADVICE: Mapping[int, str] = {
     38: "Print clean beside robust accuracy; robustness of what is wrong anyway is none.",
     39: "Say so, or multiply by the clean accuracy.",
     40: "Take about as many images as it names.",
-    41: "Unroll the loop into a surrogate, or graft the identity.",
+    41: (
+        "See the link through a surrogate that differentiates its solution (`implicit` of tvm), "
+        "write one that unrolls the loop, or graft the identity."
+    ),
     42: "Project onto the ball instead of giving up, and take larger steps.",
     43: "Print the verdict, never the claim; search on until the mean over draws is lost.",
     44: "The certificate is wrong: other noise, other norm, or an abstention that was not counted.",

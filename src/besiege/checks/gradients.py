@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ FLAT, FLAT_SHARE = 1e-8, 0.02  # a saturated loss, and on how many examples
 THIRD = 0.02  # share of readings on which the label ranks third
 LUCK = 0.5  # of examples on which a step of no use beats one at random
 MOVED, CLEAR = 1.0, 0.3  # pixels; correlation at the peak
+UNRELATED = 5.0  # standard deviations of the correlation of changes that have nothing in common
 
 
 @dataclass(frozen=True)
@@ -208,34 +210,57 @@ def misleading_surrogate(e: Lead) -> Symptom | Fine | None:
 class Displacement:
     """Where the forward change lies from the surrogate's.
 
-    shift: (x, y) whole pixels of the peak of their cross-correlation; peak, still: its values there
-    and without displacement, of unit changes.
+    shift: (x, y) whole pixels of the peak of their cross-correlation, of the mean over examples;
+    peak, still: its values there and without displacement, of unit changes. own: (n, 3) of each
+    example by itself: pixels from zero to its peak, and both values. entries: of one change, which
+    say how high an unrelated change would peak.
     """
 
     surrogate: str
     shift: tuple[int, int]
     peak: float
     still: float
+    own: Array | None = None
+    entries: int = 0
 
 
 def shifted_surrogate(e: Displacement) -> Symptom | Fine | None:
     """Does the surrogate put the change where the link puts it?
 
     Figure: pixels between the peak of the cross-correlation of the forward change with the
-    surrogate's and zero. Threshold: one pixel, where the peak is half as high again as the value at
-    zero and at least 0.3 (a mirrored or unrelated change has a peak too: 0.13 was seen).
+    surrogate's and zero: of the mean over examples, or, where each is moved by a draw of its own so
+    that the mean has no peak, the median of the examples' own. Threshold: one pixel, where the peak
+    is half as high again as the value at zero and at least 0.3 (a mirrored or unrelated change has
+    a peak too: 0.13 was seen); of one example at least 5 / sqrt(entries) too, and of most examples.
     """
-    clear = e.peak >= CLEAR and e.peak >= 1.5 * e.still
-    distance = float(np.hypot(*e.shift)) if clear else 0.0
-    if distance < MOVED:
-        return Fine(distance, MOVED)
-    right, down = e.shift
+    if _clear(e.peak, e.still, CLEAR) and np.hypot(*e.shift) >= MOVED:
+        right, down = e.shift
+        return Symptom(
+            float(np.hypot(right, down)),
+            MOVED,
+            f"{e.surrogate} is displaced by ({right}, {down}) px: correlation {e.peak:.2f} there, "
+            f"{e.still:.2f} at zero.",
+        )
+    if e.own is None or len(e.own) == 0:
+        return Fine(0.0, MOVED)
+    distance, peak, still = e.own.T
+    clear = _clear(peak, still, max(CLEAR, UNRELATED / np.sqrt(max(e.entries, 1))))
+    away = np.where(clear, distance, 0.0)
+    median = float(np.median(away))
+    if median < MOVED:
+        return Fine(median, MOVED)
     return Symptom(
-        distance,
+        median,
         MOVED,
-        f"{e.surrogate} is displaced by ({right}, {down}) px: correlation {e.peak:.2f} there, "
-        f"{e.still:.2f} at zero.",
+        f"{e.surrogate} is displaced, otherwise for each example: by {median:.1f} px in the "
+        f"median, {float(away.max()):.1f} at most (correlation {float(np.median(peak)):.2f} there, "
+        f"{float(np.median(still)):.2f} at zero).",
+        where(away >= MOVED),
     )
+
+
+def _clear(peak: Any, still: Any, least: float) -> Any:
+    return (peak >= least) & (peak >= 1.5 * still)
 
 
 @dataclass(frozen=True)
@@ -264,21 +289,35 @@ def probabilities(e: Outputs) -> Symptom | Fine | None:
 
 @dataclass(frozen=True)
 class Modes:
-    """training: modules in training mode; moved: buffers that a forward pass changed."""
+    """training: modules in training mode; moved: buffers that a forward pass changed; called:
+    functions that were called with training=True, as no mode can switch off."""
 
     training: tuple[str, ...]
     moved: tuple[str, ...] = ()
+    called: tuple[str, ...] = ()
 
 
 def training_mode(e: Modes) -> Symptom | Fine | None:
     """Is a module in training mode, or do its statistics move while it answers?
 
-    Figure: how many modules and buffers. Threshold: none.
+    Figure: how many modules, buffers, and functions such as `functional.dropout` that are called
+    with training=True. Threshold: none.
     """
-    bad = (*e.training, *e.moved)
+    bad = (*e.training, *e.moved, *e.called)
     if not bad:
         return Fine(0, 0)
-    moving = f", and {', '.join(e.moved[:3])} moved by a forward pass" if e.moved else ""
+    told = [
+        f"in training mode: {', '.join(e.training[:3])}" if e.training else "",
+        f"moved by a forward pass: {', '.join(e.moved[:3])}" if e.moved else "",
+        f"called with training=True: {', '.join(e.called)}" if e.called else "",
+    ]
+    wanted = (
+        "Take training=self.training. If it is the defense: it is judged as random, one image at a "
+        "time."
+    )
     return Symptom(
-        len(bad), 0, f"in training mode: {', '.join(e.training[:3]) or 'nothing'}{moving}."
+        len(bad),
+        0,
+        f"{'; '.join(filter(None, told))}.",
+        next="" if e.training or e.moved else wanted,
     )

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from besiege.checks.finding import NOTE, WARN, Array, Fine, Symptom, percent, points, where
+from besiege.checks.deployed import CHANGED, Codec, Preparations, coded, prepared
+from besiege.checks.finding import NOTE, Array, Fine, Symptom, percent, points, where
 from besiege.core.comparisons import paired, unpaired
 from besiege.core.power import HALF_WIDTH, images_lacking
 from besiege.core.smoothing import refuting
 from besiege.core.stats import share_interval
 
+LEVEL = 1 / 255  # of grey
 SLACK, ROUNDING = 1e-6, 6e-8  # of eps, and of pixels that are float32
 CLEAN = 0.05
-CHANGED = 0.02
 USED = 0.5
 GAP = 0.05
 ONE_SIDED = 0.9  # confidence of the interval whose lower limit alone is 95 %
@@ -69,13 +70,20 @@ class Pixels:
     eps: float = math.nan
 
 
-def image_range(e: Pixels) -> Symptom | Fine | None:
-    """Are the images in [0, 1], the unit in which eps is given?
+def image_range(e: Pixels | Preparations) -> Symptom | Fine | None:
+    """Are the images in [0, 1], the unit in which eps is given, and as the model wants them?
 
     Figure: the least or largest pixel. Threshold: below 0 or above 1 (normalised, or 0 to 255); a
-    largest pixel below 0.05 in all images (divided twice); an eps below half a grey level, 0.5/255,
-    which no saved image can hold (a warning).
+    largest pixel below 0.05 in all images (divided twice); an eps below one grey level, 1/255, in
+    which there is no other image of 8 bits (none at all, eps = 0, is a control). Runs are asked
+    about eps only where the threat says that images are saved (`eight_bit`): a curve over radii may
+    pass through small ones, of images that stay floats.
+    Of a model: how many images more it gets right if they are normalised by a common mean and std
+    first, or that is undone, in grey levels or as BGR. Threshold: none, if the margin gains too,
+    by a one-sided interval of 95 % for all ways together.
     """
+    if isinstance(e, Preparations):
+        return prepared(e)
     low, high = float(np.min(e.low)), float(np.max(e.high))
     if low < 0 or high > 1:
         told = "0 to 255" if high > 16 else "normalised"
@@ -92,15 +100,14 @@ def image_range(e: Pixels) -> Symptom | Fine | None:
             f"no pixel is above {high:.3g}, as if divided by 255 twice.",
             next="Hand in images in [0, 1].",
         )
-    if e.eps < 0.5 / 255:
+    if 0 < e.eps < LEVEL * (1 - SLACK):
         return Symptom(
             e.eps,
-            0.5 / 255,
-            f"eps {e.eps:.3g} is below half a grey level: saved as 8 bit nothing is left of it.",
-            next="Judge with eight_bit = true, or say that images are never saved.",
-            level=WARN,
+            LEVEL,
+            f"eps {e.eps:.3g} is below one grey level: no other image of 8 bits is as near.",
+            next="Take eps >= 1/255, or know that nothing is left of an attack once it is saved.",
         )
-    return Fine(high, 1)
+    return Fine(e.eps, LEVEL) if e.eps > 0 else Fine(high, 1)
 
 
 @dataclass(frozen=True)
@@ -331,13 +338,17 @@ class Saved:
     ways: tuple[str, ...]
 
 
-def saved_otherwise(e: Saved) -> Symptom | Fine | None:
-    """Do answers change with how images are saved before the defense sees them?
+def saved_otherwise(e: Saved | Codec) -> Symptom | Fine | None:
+    """Do answers change with how images are saved before the defense sees them, or inside it?
 
     Figure: the share of images whose label differs between floats, 8 bit rounded and 8 bit cut off,
     same draws. Threshold: the lower limit of its 95 % interval is above 2 %, since an image on the
-    border may fall on either side.
+    border may fall on either side. Of a link that compresses: the same share between all
+    subsamplings and roundings of the installed codec; and grey levels between its output and what
+    the installed codec makes of it as the link says, of which there may be none.
     """
+    if isinstance(e, Codec):
+        return coded(e)
     differ = (e.labels != e.labels[:, :1]).any(1)
     if share_interval(differ.astype(float)).low <= CHANGED:
         return Fine(differ.mean(), CHANGED)

@@ -155,12 +155,14 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Unkeyed:
-    """link: its name; differs: it answers differently to the same image and draw; draws: it says
-    that it is random."""
+    """link: its name, or a model's; differs: it answers differently to the same image and draw;
+    draws: it says that it is random. seeded: a model that draws from the global generators, or from
+    its own, and is asked one image at a time for that."""
 
     link: str
     differs: bool
     draws: bool
+    seeded: bool = False
 
 
 def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine | None:
@@ -172,7 +174,8 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine |
     random defense is judged on too, minus that on the judge's. Whether a link answers differently
     to one image and draw. Thresholds: more than one output, no stream, a 99.9 % interval (Student,
     8 images or more) that is not above 0; such a link has to say that it is random, and if it does,
-    its rows are fair but can never be made again (a note).
+    its rows are fair but can never be made again (a note). A model that draws from the global
+    generators is noted too.
     """
     if isinstance(e, Unkeyed):
         return _unkeyed(e)
@@ -214,6 +217,12 @@ def shared_draws(e: Repeats | Streams | Elsewhere | Unkeyed) -> Symptom | Fine |
 
 
 def _unkeyed(e: Unkeyed) -> Symptom | Fine | None:
+    if e.seeded and not e.differs:
+        means = "it is judged as random, asked one image at a time, and they are seeded for each."
+        do = "Nothing, or let it draw from `core.passes.stage_key`, which is faster."
+        return Symptom(
+            1, 0, f"{e.link} draws from the global generators: {means}", next=do, level=NOTE
+        )
     if not e.differs:
         return Fine(0, 0)
     says = f"{e.link} answers differently to the same image and draw"

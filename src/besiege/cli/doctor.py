@@ -27,18 +27,18 @@ def doctor(
 ) -> None:
     """Look a defense over: range, modes, logits, gradients, surrogates, draws, batches, codec.
 
-    Exit 1 where a check says STOP.
+    Prints what was asked, with the figure of what passed and why the rest was not asked, then what
+    was found. Exit 1 where a check says STOP.
     """
     from dataclasses import replace
 
     from besiege.attacks.threat import BALLS, Threat
-    from besiege.cli.findings import show
+    from besiege.cli.findings import show, show_answers
     from besiege.data.catalog import load_images
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.study.doctor import RECIPE
-    from besiege.study.doctor import doctor as visit
+    from besiege.study.doctor import RECIPE, diagnose
     from besiege.study.planted import planted
 
     images = load_images(data)
@@ -46,8 +46,8 @@ def doctor(
     whole = Defense(parse_chain(defense), load_model(model, shape=images.shape), VOTES.build(vote))
     recipe = replace(RECIPE, attack=attack, draws=draws)
     goal = Threat(BALLS.build(threat))
-    found = visit(whole, x, y, threat=goal, recipe=recipe, seed=seed)
-    if plant:
-        found += planted(whole, x, threat=goal, recipe=recipe, seed=seed)
-    if show(found, whole.name):
+    found = diagnose(whole, x, y, threat=goal, recipe=recipe, seed=seed)
+    show_answers(found.answers)
+    extra = planted(whole, x, threat=goal, recipe=recipe, seed=seed) if plant else []
+    if show([*found.findings, *extra], whole.name):
         raise typer.Exit(1)

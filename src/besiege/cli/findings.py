@@ -7,7 +7,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from besiege.checks.finding import Finding
+    from besiege.checks.finding import Answer, Finding
+
+
+def show_answers(answers: Sequence[Answer]) -> None:
+    """Print a line for each question: its figure beside the threshold, or why it was not asked."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from besiege.checks.catalog import CHECKS
+
+    live = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if live else None)
+    for heading in ("check", "of", "came of it", "figure", "threshold", "because"):
+        table.add_column(heading, overflow="fold")
+    for one in answers:
+        figures = ["" if v is None else f"{v:.3g}" for v in (one.figure, one.threshold)]
+        name = f"{one.number} {CHECKS[one.number].name}"
+        table.add_row(name, one.about, one.state, *figures, one.because)
+    Console(width=None if live else 150, highlight=False).print(table)
 
 
 def show(findings: Sequence[Finding], title: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random  # noqa: TID251 - seeded for one call of a foreign function, then restored
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 from besiege.core.errors import BadImages, BadSetting, BesiegeError, one_of
 from besiege.core.foreign import Foreign, made
+from besiege.core.generators import seeded
 from besiege.core.key import Key
 from besiege.defenses.transform import Shape, Surrogate, Transform, identity
 
@@ -176,27 +176,6 @@ def own_link(foreign: Foreign) -> Transform:
 
 
 _OF_OPAQUE = ("layout", "is_random", "differentiable")
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global generators seeded inside, and as they were afterwards."""
-    torch_generators = [torch.default_generator]
-    if device.type == "cuda":
-        torch_generators.append(torch.cuda.default_generators[device.index])
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, TID251
-    states = [generator.get_state() for generator in torch_generators]
-    try:
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002, TID251
-        for generator in torch_generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002, TID251
-        for generator, state in zip(torch_generators, states, strict=True):
-            generator.set_state(state)
 
 
 def _to_array(image: Tensor) -> Any:

@@ -27,7 +27,8 @@ def from_callable(
 ) -> Classifier:
     """A Classifier of any function or module, which does its own preprocessing.
 
-    f: deterministic (what is random belongs into a transform, see Opaque).
+    f: one that draws is noticed by `besiege.evaluate` and runs (`models.drawing`), and asked one
+        image at a time then; what is random in front of a network belongs into an Opaque.
     classes: their number, or their names in the order of f's columns.
     kind: of f's answer. "logits" (B, K), refused if they are probabilities; "scores" (B, K): any
         numbers, the largest wins; "probabilities" (B, K): their logarithm is taken; "labels" (B,):

@@ -8,12 +8,19 @@ from io import BytesIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, __version__, features
 from torch import Tensor
 
 from besiege.core.errors import BadImages
 
 ROUNDINGS = ("round", "truncate")
+
+
+def codec_version() -> str:
+    """Versions of Pillow, and of the library that it encodes and decodes JPEG with."""
+    turbo = features.version_feature("libjpeg_turbo") if features.check("libjpeg_turbo") else None
+    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    return f"Pillow {__version__}, {library}"
 
 
 def grey_levels(x: Tensor, rounding: str) -> Tensor:

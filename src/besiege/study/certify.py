@@ -33,6 +33,7 @@ from besiege.core.smoothing import (
 )
 from besiege.defenses.defense import ABSTAIN, Defense, Deployed, Majority, One
 from besiege.defenses.transform import Chain, Named, Transform
+from besiege.models.drawing import taken_over
 from besiege.study.judge import answers
 from besiege.study.progress import Event
 
@@ -130,6 +131,7 @@ def certify(
     """
     channel, base, sure = _certifiable(defense, alpha)
     _enough(channel, samples, select, alpha, radius)
+    base = replace(base, classifier=taken_over(base.classifier, x))
     began, total = time.monotonic(), samples + select
 
     def told(done: int) -> None:
@@ -172,6 +174,7 @@ def predict(
     test). Source: Cohen et al. 2019, section 3.2.1. Cost: `samples` forwards an image.
     """
     _, base, _ = _certifiable(defense, alpha)
+    base = replace(base, classifier=taken_over(base.classifier, x))
     counts = _counts(base, x, key.fold("predict"), samples, micro_batch)
     two = np.sort(counts, axis=1)[:, -2:]
     p = 2 * binom.sf(two[:, 1] - 1, two.sum(1), 0.5)

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeAlias
+from functools import cache, partial
+from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from besiege.attacks.attack import Problem
-from besiege.attacks.loss import margin
-from besiege.attacks.oracle import Meter, Oracle, Reading
 from besiege.attacks.threat import Linf, Threat
-from besiege.checks.catalog import CHECKS
-from besiege.checks.finding import LEVELS, Finding
-from besiege.checks.gradients import Agreement, Lead, Ranks, Saturation, Slopes
-from besiege.checks.optimisation import Asked, Duel
-from besiege.checks.protocol import Clean, Pixels, Saved
-from besiege.checks.randomness import Control, Coupling, Luck
-from besiege.core.batch import l2, linf, row_sum
+from besiege.checks.catalog import CHECKS, DOCTOR
+from besiege.checks.finding import LEVELS, NOT_ASKED, Answer, Finding, answered
+from besiege.checks.protocol import Pixels
 from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
-from besiege.defenses.defense import VOTE, Deployed
-from besiege.defenses.transform import Chain, Shape
-from besiege.study import probes
-from besiege.study.descent import RANDOM, Descent, descent
-from besiege.study.judge import answers
+from besiege.defenses.defense import Deployed
+from besiege.models.classifier import Classifier
+from besiege.models.drawing import is_taken_over, taken_over
+from besiege.ops.codec import codec_version
+from besiege.study import overheard, probes, visit
+from besiege.study.codecs import codec, codec_of, saved
+from besiege.study.preparations import preparations
 from besiege.study.recipe import Recipe
-from besiege.study.siege import Opponents, Siege
+from besiege.study.visit import DRAWS, Visit, array
 
-Exhibit: TypeAlias = tuple[int, object, str]
-
-STEPS, DRAWS, FRESH = 10, 4, 8  # of the short search, of its gradients, of what judges it
+STEPS = 10  # of the short search
 THREAT = Threat(Linf(8 / 255))
 RECIPE = Recipe("doctor", attack="pgd", loss="margin", steps=STEPS, draws=DRAWS)
+NOBODY = "nobody brings its evidence yet"
+FOLLOWS = "what check {} found comes first: all else would follow from it"
+NEITHER = "there is nothing to compare"
+
+
+class Question(NamedTuple):
+    """A check, what brings its evidence, and what that is about."""
+
+    number: int
+    probe: Callable[[], object]
+    about: str
+    ends: bool = False  # where it finds something, all else would follow from it
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """findings: gravest first. answers: what became of every question, by the number of its check.
+
+    answers: found, passed with its figure, or not asked and why; one for each check and thing that
+    it is about.
+    """
+
+    findings: tuple[Finding, ...]
+    answers: tuple[Answer, ...]
 
 
 def doctor(
@@ -51,340 +66,183 @@ def doctor(
 ) -> list[Finding]:
     """What is wrong with `defense`, or with how `recipe` attacks it, gravest first.
 
+    As `diagnose`, which also tells what passed and what could not be asked.
+    """
+    settings = {"threat": threat, "recipe": recipe, "seed": seed, "micro_batch": micro_batch}
+    return list(diagnose(defense, x, y, **settings).findings)  # type: ignore[arg-type]
+
+
+def diagnose(
+    defense: Deployed,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: Threat = THREAT,
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    micro_batch: int = 32,
+) -> Diagnosis:
+    """What was asked of `defense`, and of how `recipe` attacks it, and what came of it.
+
     x (B, C, H, W) as they would be attacked, y (B,) labels; 16 are enough, fewer than 8 prove
     little. threat: untargeted. recipe: of its attack `recipe.steps` steps are made.
-    A model in training mode, or images that are not in [0, 1], end the visit: all else would
-    follow from it.
+    A module in training mode, or images that are not in [0, 1], end the visit: all else would
+    follow from it. A model that draws without saying so is taken over first (`models.drawing`).
     Cost: about 150 forwards and 60 backwards an image on a random defense of one link, 60 forwards
-    more for each surrogate.
+    more for each surrogate, and 90 of one image.
     """
-    visit = _Visit(defense, x, y, threat, recipe, Key.root(seed, range(len(x)), x.device))
-    visit = replace(visit, micro_batch=micro_batch)
-    found = _named(_of_images(visit))
-    if not found:
-        found = _named(_of_models(visit))
-        if not any(f.number == TRAINING for f in found):
-            bare = defense.with_classifiers(probes.unchecked)
-            visit = replace(visit, defense=bare)
-            found += _named(_of_links(visit)) + _named(_of_whole(visit)) + _named(_of_search(visit))
+    key = Key.root(seed, range(len(x)), x.device)
+    there = Visit(defense, x, y, threat, recipe, key, micro_batch)
+    said = list(_answered(_of_images(there)))
+    if not _ended(said):
+        settled = _settled(there)
+        said += _answered(_of_models(there, settled))
+    if not _ended(said):
+        there = replace(there, defense=defense.with_classifiers(lambda m: settled[id(m)]))
+        for some in (_of_draws, _of_links, _of_whole, _of_search):
+            said += _answered(some(there))
     rank = list(LEVELS)
-    return sorted(found, key=lambda f: (rank.index(f.level), f.number))
+    findings = [one.finding for one in said if one.finding]
+    answers = [*(one.answer for one in said), *_left(said)]
+    return Diagnosis(
+        tuple(sorted(findings, key=lambda f: (rank.index(f.level), f.number))),
+        tuple(sorted(answers, key=lambda a: a.number)),
+    )
 
 
-TRAINING = 10  # the check after which no other is asked
+class _Said(NamedTuple):
+    question: Question
+    answer: Answer
+    finding: Finding | None = None
 
 
-def _named(exhibits: Iterator[Exhibit | None]) -> list[Finding]:
-    found = []
-    for exhibit in exhibits:
-        if exhibit is not None:
-            number, evidence, about = exhibit
-            finding = CHECKS[number](evidence, about)
-            found += [finding] if finding else []
+def _answered(questions: Iterable[Question]) -> Iterator[_Said]:
+    for question in questions:
+        check, about = CHECKS[question.number], question.about
+        try:
+            said = check.asked(question.probe(), about)
+        except BesiegeError as error:
+            yield _Said(question, _unasked(question.number, about, str(error)))
+            continue
+        if said is None:
+            yield _Said(question, _unasked(question.number, about, NEITHER))
+            continue
+        found = said if isinstance(said, Finding) else None
+        yield _Said(question, answered(check, [(said, about)]), found)
+
+
+def _unasked(number: int, about: str, because: str) -> Answer:
+    return Answer(number, NOT_ASKED, about=about, because=because)
+
+
+def _ended(said: Sequence[_Said]) -> bool:
+    """Whether what was found makes all that follows meaningless."""
+    return any(one.finding and one.question.ends for one in said)
+
+
+def _left(said: Sequence[_Said]) -> Iterator[Answer]:
+    """The doctor's checks that nobody came to ask."""
+    first = next((o.answer.number for o in said if o.finding and o.question.ends), 0)
+    asked = {one.answer.number for one in said}
+    for number, check in CHECKS.items():
+        if set(DOCTOR) & set(check.gathered) and number not in asked:
+            yield _unasked(number, "", FOLLOWS.format(first) if first else NOBODY)
+
+
+def _of_images(there: Visit) -> Iterator[Question]:
+    flat = there.x.flatten(1)
+    low, high = array(flat.amin(1)), array(flat.amax(1))
+    yield Question(37, lambda: Pixels(low, high), "images", ends=True)
+
+
+def _reaching(there: Visit) -> Iterator[tuple[Classifier, Tensor]]:
+    """Each classifier, and what reaches it."""
+    for part in there.defense.parts:
+        first = probes.stages(part.chain, there.x, there.key.fold("doctor"))
+        last = first[-1] if first else None
+        yield part.classifier, there.x if last is None else last.link.forward(last.x, last.draw)
+
+
+def _settled(there: Visit) -> dict[int, Classifier]:
+    """By the id of each classifier: the same without its checks, taken over if it draws."""
+    found = {}
+    for model, seen in _reaching(there):
+        if id(model) not in found:
+            with probes.untouched(model):
+                found[id(model)] = taken_over(probes.unchecked(model), seen[:1])
     return found
 
 
-@dataclass(frozen=True)
-class _Visit:
-    """A defense, some images, and how they would be attacked."""
-
-    defense: Deployed
-    x: Tensor
-    y: Tensor
-    threat: Threat
-    recipe: Recipe
-    key: Key
-    micro_batch: int = 32
-
-    @property
-    def shape(self) -> Shape:
-        return (self.x.shape[1], self.x.shape[2], self.x.shape[3])
-
-    @property
-    def random(self) -> bool:
-        return self.defense.is_random(self.shape)
-
-    @property
-    def fresh(self) -> int:
-        return max(1, FRESH // self.defense.passes) if self.random else 1
-
-    def siege(self, recipe: Recipe) -> Siege:
-        """The recipe with one draw in place of a vote, which its draws average over."""
-        vote = {VOTE: "one"} if VOTE in self.defense.viewable else {}
-        whole = replace(recipe, view={**vote, **recipe.view})
-        return Siege(self.defense, whole, self.threat, Opponents(micro_batch=self.micro_batch))
-
-    def right(self, defense: Deployed, x: Tensor, key: Key, draws: int) -> np.ndarray:
-        """Share of draws right, (B,)."""
-        found = answers(defense, x, key, draws, self.micro_batch) == self.y[:, None]
-        return _array(found.double().mean(1))
-
-    def margins(self, x: Tensor, key: Key) -> np.ndarray:
-        """The true margin loss on fresh draws, (B,)."""
-        threat = replace(self.threat, access="gradients")
-        whole = Oracle(
-            self.defense, margin(), threat, Meter(None), self.fresh, "loss", self.micro_batch
-        )
-        loss = whole(x, self.y, key, gradient=False).loss
-        return np.zeros(len(x)) if loss is None else _array(loss.double())
+def _of_models(there: Visit, settled: Mapping[int, Classifier]) -> Iterator[Question]:
+    """Of each as it is, and of what it is taken for: what draws would else look coupled."""
+    for model, seen in _reaching(there):
+        about, kept = model.name, partial(_untouched, model)
+        own = settled[id(model)]
+        yield Question(10, partial(probes.modes, model, seen), about, ends=True)
+        yield Question(10, kept(partial(probes.calls, model, seen)), f"functions of {about}")
+        yield Question(9, kept(partial(probes.outputs, model, seen)), about)
+        yield Question(32, partial(probes.drawn, own), about)
+        yield Question(33, kept(partial(probes.coupling, own, seen)), about)
+        yield Question(3, partial(probes.derivative_of_model, own, seen, there.key), about)
+        yield Question(37, kept(partial(preparations, own, seen, there.y)), about)
 
 
-def _of_images(visit: _Visit) -> Iterator[Exhibit | None]:
-    flat = visit.x.flatten(1)
-    eps = visit.threat.ball.eps if isinstance(visit.threat.ball, Linf) else float("nan")
-    yield 37, Pixels(_array(flat.amin(1)), _array(flat.amax(1)), eps), "images"
+def _untouched(model: Classifier, probe: Callable[[], object]) -> Callable[[], object]:
+    """The probe, after which the model's buffers are as they were."""
+
+    def asked() -> object:
+        with probes.untouched(model):
+            return probe()
+
+    return asked
 
 
-def _of_models(visit: _Visit) -> Iterator[Exhibit | None]:
-    for part in visit.defense.parts:
-        model, about = part.classifier, part.classifier.name
-        first = probes.stages(part.chain, visit.x, visit.key.fold("doctor"))
-        seen = visit.x if not first else first[-1].link.forward(first[-1].x, first[-1].draw)
-        yield 10, probes.modes(model, seen), about
-        yield 9, probes.outputs(model, seen), about
-        yield 33, probes.coupling(model, seen), about
-        yield _or_none(3, partial(probes.derivative_of_model, model, seen, visit.key), about)
+def _of_draws(there: Visit) -> Iterator[Question]:
+    key = there.key.fold("doctor")
+    for model, seen in _reaching(there):
+        if is_taken_over(model):
+            yield Question(32, partial(probes.again, model, seen, key), f"keys of {model.name}")
 
 
-def _of_links(visit: _Visit) -> Iterator[Exhibit | None]:
-    key = visit.key.fold("doctor")
-    for part in visit.defense.parts:
-        for stage in probes.stages(part.chain, visit.x, key):
-            about = stage.link.name
-            yield _or_none(2, partial(probes.graph, stage), about)
-            yield _or_none(3, partial(probes.derivative_of_link, stage, key), about)
-            yield _or_none(8, partial(probes.displacement, stage, key), about)
-            yield _or_none(32, partial(probes.repeats, stage, key), about)
-            yield _or_none(32, partial(probes.unkeyed, stage), about)
-            yield _or_none(41, partial(probes.inside, stage), about)
-            yield _or_none(7, partial(_lead, visit, stage), about)
+def _of_links(there: Visit) -> Iterator[Question]:
+    key = there.key.fold("doctor")
+    for stage in visit.stages(there):
+        about = stage.link.name
+        seen = f"{about} by {probes.best(stage)}"
+        yield Question(2, partial(probes.graph, stage), about)
+        yield Question(3, partial(probes.derivative_of_link, stage, key), about)
+        yield Question(8, partial(probes.displacement, stage, key), seen)
+        yield Question(32, partial(probes.repeats, stage, key), f"keys of {about}")
+        yield Question(32, partial(probes.unkeyed, stage), about)
+        yield Question(41, partial(probes.inside, stage), about)
+        yield Question(7, partial(visit.lead, there, stage), seen)
+        if codec_of(stage.link):
+            yield Question(46, partial(codec, there, stage), f"{about}, {codec_version()}")
 
 
-def _or_none(number: int, probe: Callable[[], Any], about: str) -> Exhibit | None:
-    """An exhibit, if the probe brings evidence; a link that cannot be asked has none."""
-    try:
-        evidence = probe()
-    except BesiegeError:
-        return None
-    return None if evidence is None else (number, evidence, about)
-
-
-def _lead(visit: _Visit, stage: probes.Stage) -> Lead | None:
-    """The descent test of the surrogate by which recipes see a link, and the best other one."""
-    link = stage.link
-    out = tuple(link.out_shape(_shape(stage.x)))
-    own = list(link.surrogates) or ["identity"]
-    same = out == _shape(stage.x)
-    others = [] if own[0] == "exact" else [*(["identity"] if same else []), "moved"]
-    names = tuple(dict.fromkeys([*own[:2], *others]))
-    eps = visit.threat.ball.eps if isinstance(visit.threat.ball, Linf) else 8 / 255
-    found = descent(
-        visit.defense,
-        link.name,
-        visit.x,
-        visit.y,
-        visit.key.fold("doctor"),
-        surrogates=names,
-        sizes=(eps / 2, eps),
-        draws=DRAWS,
-        fresh=visit.fresh,
-        micro_batch=visit.micro_batch,
-    )
-    return _told(found, names)
-
-
-def _shape(x: Tensor) -> Shape:
-    return (x.shape[1], x.shape[2], x.shape[3])
-
-
-def _told(found: Descent, names: tuple[str, ...]) -> Lead:
-    steps = [step for step in found.steps if step.surrogate == names[0]]
-    rivals = [name for name in names[1:] if name != RANDOM]
-    rival = max(rivals, key=found.gain, default="")
-    return Lead(
-        names[0],
-        tuple(step.share.estimate for step in steps),
-        tuple(step.share.low for step in steps),
-        tuple(step.gain for step in steps),
-        rival,
-        found.gain(rival) if rival else float("nan"),
-    )
-
-
-def _of_whole(visit: _Visit) -> Iterator[Exhibit | None]:
+def _of_whole(there: Visit) -> Iterator[Question]:
     """What clean images tell of the defense as a whole."""
-    key, defense, x = visit.key.fold("doctor", "whole"), visit.defense, visit.x
-    about = defense.name
-    yield 33, _coupled(visit), about
-    clean = visit.right(defense, x, key, visit.fresh)
-    bare = defense.parts[0]
-    alone = replace(bare, chain=Chain(), vote=type(bare.vote)()) if bare.links else bare
-    yield 38, Clean(clean, visit.right(alone, x, key, 1)), about
-    yield _or_none(1, partial(_slopes, visit), about)
-    yield _or_none(5, partial(_saturation, visit), about)
-    if visit.random:
-        yield _or_none(4, partial(_agreement, visit), about)
-        yield _or_none(28, partial(_nothing, visit, clean), about)
+    about = there.defense.name
+    clean = visit.clean(there)
+    yield Question(33, partial(visit.coupled, there), about)
+    yield Question(38, partial(visit.cost, there, clean), about)
+    yield Question(1, partial(visit.slopes, there), about)
+    yield Question(5, partial(visit.saturation, there), about)
+    yield Question(4, partial(visit.agreement, there), about)
+    yield Question(28, partial(visit.nothing, there, clean), about)
+    yield Question(37, partial(visit.floor, there), there.threat.name)
 
 
-def _coupled(visit: _Visit) -> Coupling:
-    """Logits of the first half of the images, with the others and with others in their place."""
-    key, x, half = visit.key.fold("coupling"), visit.x, (len(visit.x) + 1) // 2
-    with torch.no_grad():
-        own = visit.defense.logits(x, key)
-        others = visit.defense.logits(torch.cat([x[:half], 1 - x[half:]]), key)
-        turned = visit.defense.logits(x.flip(0), key[torch.arange(len(x) - 1, -1, -1)]).flip(0)
-    change = torch.maximum((others - own)[:half].abs(), (turned - own)[:half].abs()).amax(1)
-    keyed = not any(probes.unkeyed(s).differs for s in _stages(visit))
-    return Coupling(_array(change if keyed else 0 * change), _array(own[:half].abs().amax(1)))
-
-
-def _stages(visit: _Visit) -> list[probes.Stage]:
-    key = visit.key.fold("doctor")
-    return [s for part in visit.defense.parts for s in probes.stages(part.chain, visit.x, key)]
-
-
-def _gradient(visit: _Visit, loss: str, *parts: str | int, start: Tensor | None = None) -> Tensor:
-    """The mean gradient as the recipe sees it, (B, C, H, W)."""
-    siege = visit.siege(replace(visit.recipe, loss=loss))
-    draws = visit.recipe.draws if visit.random else 1
-    problem = siege.problem(visit.x, visit.y, visit.key.fold("doctor", *parts), Meter(None), draws)
-    return problem.slope(visit.x if start is None else start, 0)
-
-
-def _slopes(visit: _Visit) -> Slopes:
-    return Slopes(_array(linf(_gradient(visit, "margin", "slope"))))
-
-
-def _saturation(visit: _Visit) -> Saturation:
-    slope = _gradient(visit, "cross-entropy", "slope")
-    return Saturation(_array(linf(slope)), visit.margins(visit.x, visit.key.fold("margin")))
-
-
-def _agreement(visit: _Visit) -> Agreement:
-    """Of two means of `recipe.draws` draws, at random points of the ball."""
-    start = visit.threat.ball.start(visit.x, visit.key.fold("doctor", "start"))
-    a, b = (_gradient(visit, "margin", "half", i, start=start).double() for i in range(2))
-    cosine = row_sum(a * b) / (l2(a) * l2(b)).clamp_min(1e-300)
-    return Agreement(_array(cosine), visit.recipe.draws)
-
-
-def _nothing(visit: _Visit, clean: np.ndarray) -> Control:
-    """What the recipe claims to leave of images that it may not change."""
-    threat = replace(visit.threat, ball=replace(visit.threat.ball, eps=0.0))  # type: ignore[type-var]
-    siege = replace(visit.siege(visit.recipe), threat=threat)
-    claim = siege.attack(visit.x, visit.y, visit.key).claim
-    return Control(1 - _array(claim.double()), clean)
-
-
-# One short search
-
-
-class _Spy:
-    """Stands between attack and oracle, and keeps where gradients were asked and what was told."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.oracle = problem.oracle
-        self.asked: list[Tensor] = []
-        self.scores: list[Tensor] = []
-
-    def __call__(self, x: Tensor, goal: Tensor, key: Key, **how: Any) -> Reading:
-        reading = self.oracle(x, goal, key, **how)
-        if reading.gradient is not None and x.ndim == 4:
-            self.asked.append(x.detach())
-        if reading.scores is not None and reading.scores.ndim == 2:
-            self.scores.append(reading.scores)
-        return reading
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Where a short search went."""
-
-    x: Tensor
-    asked: Asked | None
-    ranks: Ranks | None
-
-
-def _search(visit: _Visit, recipe: Recipe, key: Key) -> _Search | None:
-    """The steps of the recipe's attack, overheard; None for one that runs by itself."""
-    siege = visit.siege(recipe)
-    attack = siege.made
-    if attack.whole is not None or recipe.union:
-        return None
-    draws = recipe.draws if visit.random else 1
-    problem = siege.problem(visit.x, visit.y, key, Meter(None), draws)
-    spy = _Spy(problem)
-    problem = replace(problem, oracle=spy)
-    state = attack.init(problem)
-    spy.asked.clear()
-    off, gone = [], []
-    for t in range(recipe.steps):
-        here = state.x
-        state = attack.step(problem, state, t)
-        if spy.asked:
-            off.append(torch.stack([l2(here - x) for x in spy.asked]).amin(0))
-            gone.append(l2(here - visit.x))
-        spy.asked.clear()
-    asked = Asked(_columns(off), _columns(gone)) if off else None
-    ranks = Ranks(_columns([_rank(s, visit.y) for s in spy.scores])) if spy.scores else None
-    return _Search(visit.threat.project(state.x, visit.x), asked, ranks)
-
-
-def _rank(scores: Tensor, y: Tensor) -> Tensor:
-    """How many logits are above the label's, (T * B,)."""
-    own = scores.gather(1, y.repeat(len(scores) // len(y))[:, None])
-    return (scores > own).sum(1)
-
-
-def _columns(parts: list[Tensor]) -> np.ndarray:
-    return _array(torch.stack(parts, 1))
-
-
-def _of_search(visit: _Visit) -> Iterator[Exhibit | None]:
+def _of_search(there: Visit) -> Iterator[Question]:
     """What a short search shows, and where random noise gets."""
-    key, about = visit.key.fold("doctor", "search"), visit.recipe.name
-    try:
-        found = _search(visit, visit.recipe, key)
-    except BesiegeError:
-        return
-    if found is None:
-        return
-    if found.asked is not None:
-        yield 21, found.asked, about
-    if found.ranks is not None and "published" in (visit.siege(visit.recipe).loss):
-        yield 6, found.ranks, about
-    fresh = visit.key.fold("doctor", "duel")
-    signs = key.fold("noise").normal(*visit.shape).to(visit.x)
-    ball = visit.threat.ball
-    noise = visit.threat.project(visit.x + ball.eps * ball.ascent(signs), visit.x)
-    yield 18, Duel(visit.margins(found.x, fresh), visit.margins(noise, fresh)), about
-    yield 46, _saved(visit, found.x), visit.defense.name
-    if visit.random:
-        yield _or_none(30, partial(_luck, visit, found.x), visit.defense.name)
+    about = there.recipe.name
 
+    @cache
+    def found() -> overheard.Search:
+        return overheard.search(there, there.recipe, there.key.fold("doctor", "search"))
 
-def _saved(visit: _Visit, x: Tensor) -> Saved:
-    """Labels of the points as floats, and as 8 bit rounded and cut off; the same draws."""
-    key = visit.key.fold("doctor", "saved")
-    ways = {"as floats": x, "rounded": (x * 255).round() / 255, "cut off": (x * 255).floor() / 255}
-    labels = [answers(visit.defense, z, key, 1, visit.micro_batch)[:, 0] for z in ways.values()]
-    return Saved(_columns(labels), tuple(ways))
-
-
-def _luck(visit: _Visit, x: Tensor) -> Luck | None:
-    """Accuracy if the draw is known: a search on it, judged on it."""
-    recipe = replace(visit.recipe, name="frozen", links="frozen", draws=1)
-    key = visit.key.fold("attack", "frozen")
-    key = Key(key.values, key.values)
-    found = _search(visit, recipe, key)
-    if found is None:
-        return None
-    view = visit.siege(recipe).views[0]
-    fresh = visit.right(visit.defense, x, visit.key.fold("doctor", "luck"), visit.fresh)
-    return Luck(visit.right(view, found.x, key, 1), fresh)
-
-
-def _array(x: Tensor) -> np.ndarray:
-    found: np.ndarray = x.detach().cpu().numpy()
-    return found
+    yield Question(21, lambda: found().places, about)
+    yield Question(6, lambda: overheard.ranks(there, found()), about)
+    yield Question(18, lambda: overheard.duel(there, found().x), about)
+    yield Question(46, lambda: saved(there, found().x), there.defense.name)
+    yield Question(30, lambda: overheard.luck(there, found().x), there.defense.name)

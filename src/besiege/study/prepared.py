@@ -14,12 +14,14 @@ from besiege.core.batch import chunks
 from besiege.core.errors import BadImages, BadModel, BadSetting
 from besiege.core.files import existing
 from besiege.core.key import Key
+from besiege.core.passes import passing
 from besiege.data.catalog import load_images
 from besiege.data.images import ImageSet
 from besiege.defenses.defense import Defense
-from besiege.defenses.transform import Chain
+from besiege.defenses.transform import Chain, Shape
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
+from besiege.models.drawing import taken_over
 from besiege.models.sources import weights_hash
 from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
@@ -203,7 +205,8 @@ def ranked_targets(
     likely of all labels, which is another one only where that is the true label.
     Cost: one forward of the bare classifier.
     """
-    with torch.no_grad():
+    same = Key.root(0, [0] * micro_batch, x.device)
+    with torch.no_grad(), passing(same):
         parts = [
             classifier(x[index])[: window.stop - window.start]
             for window, index in chunks(len(x), micro_batch, x.device)
@@ -230,7 +233,7 @@ def prepare(experiment: Experiment) -> Prepared:
     engine = experiment.engine
     images = load_images(experiment.data.source, catalogs.datasets)
     source = experiment.model.source
-    classifier = load_model(source, catalogs.models, engine.device, images.shape)
+    classifier = _loaded(source, catalogs, engine.device, images.shape)
     fingerprint = {
         "seed": experiment.seed,
         "data": images.digest or experiment.data.source,
@@ -241,9 +244,7 @@ def prepare(experiment: Experiment) -> Prepared:
     }
     cells = experiment.cells(catalogs)
     sources = {m for cell in cells for m in _models(cell.recipe)}.union(experiment.models)
-    others = {
-        s: load_model(s, catalogs.models, engine.device, images.shape) for s in sorted(sources)
-    }
+    others = {s: _loaded(s, catalogs, engine.device, images.shape) for s in sorted(sources)}
     classifiers: dict[str | None, Classifier] = {None: classifier}
     classifiers.update(others)
     hashes = {source: weights_hash(model) for source, model in classifiers.items()}
@@ -267,6 +268,16 @@ def prepare(experiment: Experiment) -> Prepared:
         sieges[cell], places[cell] = siege, (table.name, spec.place)
         records.append({"cell": cell, **record})
     return Prepared(experiment, catalogs, classifier, images, sieges, records, (), places)
+
+
+def _loaded(source: str, catalogs: Catalogs, device: str, shape: Shape) -> Classifier:
+    """The model, taken over if it draws; what is wrong with one that fails, `check` says."""
+    found = load_model(source, catalogs.models, device, shape)
+    grey = torch.full((1, *shape), 0.5, device=device)
+    try:
+        return taken_over(found, grey)
+    except Exception:  # a foreign network fails as it likes
+        return found
 
 
 def _models(recipe: Recipe) -> list[str]:

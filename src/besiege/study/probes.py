@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 
 from besiege.checks.gradients import Differences, Displacement, Graph, Modes, Outputs
 from besiege.checks.protocol import Inside
 from besiege.checks.randomness import Coupling, Repeats, Unkeyed
 from besiege.core.batch import Draw, take
+from besiege.core.errors import BesiegeError
+from besiege.core.generators import seeded
 from besiege.core.key import Key
 from besiege.core.passes import passing
 from besiege.defenses.transform import Chain, Shape, Transform, surrogate_of
 from besiege.models.classifier import Classifier
+from besiege.models.drawing import draws_for_itself, is_taken_over
 
+EXACT = "exact"  # the surrogate that is the link's true gradient
+TRAINING = "training"  # how functions of torch call their mode
 CALLS = 8  # to a link that says it is random
 DIRECTIONS = 4  # of finite differences
 STEP = 1e-5  # of finite differences, in float64
 NUDGE = 8 / 255  # of the perturbation whose way through a link is followed
 INWARD = 0.02  # pixels are kept so far from 0 and 1, where links clip
+
+
+class Unasked(BesiegeError):
+    """Why a probe brings no evidence."""
 
 
 class Stage(NamedTuple):
@@ -54,18 +66,91 @@ def _shape(x: Tensor) -> Shape:
 # The model
 
 
+@contextmanager
+def untouched(classifier: Classifier) -> Iterator[None]:
+    """Buffers are afterwards as they were: statistics that a forward pass moves, say."""
+    before = {name: b.clone() for name, b in classifier.network.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in classifier.network.named_buffers():
+                buffer.copy_(before[name])
+
+
 def modes(classifier: Classifier, x: Tensor) -> Modes:
     """Modules in training mode, and buffers that a forward pass moves (they are put back)."""
     network = classifier.network
     training = tuple(name or "network" for name, m in network.named_modules() if m.training)
-    before = {name: b.clone() for name, b in network.named_buffers()}
-    _logits(classifier, x)
-    now = dict(network.named_buffers())
-    moved = tuple(n for n, b in before.items() if not torch.equal(b, now[n]))
-    with torch.no_grad():
-        for name in moved:
-            now[name].copy_(before[name])
+    with untouched(classifier):
+        before = {name: b.clone() for name, b in network.named_buffers()}
+        _logits(classifier, x)
+        moved = tuple(n for n, b in network.named_buffers() if not torch.equal(b, before[n]))
     return Modes(training, moved)
+
+
+def calls(classifier: Classifier, x: Tensor) -> Modes:
+    """Functions such as dropout that are called as in training, whatever the mode.
+
+    Raises Unasked where a module is in training mode.
+    """
+    if any(module.training for module in classifier.network.modules()):
+        raise Unasked("a module is in training mode, and calls them so")
+    with _Listening() as heard:
+        _logits(classifier, x)
+    return Modes((), (), tuple(dict.fromkeys(heard.called)))
+
+
+class _Listening(TorchFunctionMode):
+    """Hears which functions of torch are called as in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if _in_training(func, args, given):
+            self.called.append(func.__name__)
+        return func(*args, **given)
+
+
+def _in_training(func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> bool:
+    """Whether `training` (of dropout, batch_norm, rrelu) or a share `p` that is dropped is on."""
+    if not inspect.isfunction(func):
+        return False
+    known = inspect.signature(func).parameters
+    if TRAINING not in known:
+        return False
+    asked = dict(zip(known, args, strict=False)) | given
+    dropped = asked.get("p", known["p"].default) if "p" in known else 1
+    return bool(asked.get(TRAINING, known[TRAINING].default)) and dropped != 0
+
+
+def drawn(settled: Classifier) -> Unkeyed:
+    """Whether a model draws from global generators, or from its own, though it says nothing of it.
+
+    settled: what `models.drawing` made of it.
+    """
+    own = draws_for_itself(settled)
+    return Unkeyed(settled.name, own, own, is_taken_over(settled))
+
+
+def again(classifier: Classifier, x: Tensor, key: Key) -> Repeats:
+    """How many different answers a model that was taken over gives under several keys."""
+    seen: list[Tensor] = []
+    for i in range(CALLS):
+        with torch.no_grad(), passing(key.fold("again", i)):
+            found: Tensor = classifier.unchecked(x)
+        if not any(torch.equal(found, other) for other in seen):
+            seen.append(found)
+    return Repeats(len(seen), CALLS)
 
 
 def outputs(classifier: Classifier, x: Tensor) -> Outputs:
@@ -76,22 +161,22 @@ def outputs(classifier: Classifier, x: Tensor) -> Outputs:
 def coupling(classifier: Classifier, x: Tensor) -> Coupling:
     """How far logits move when half of a batch is replaced, and when its order is reversed.
 
-    Of the first half of x, which has two images at least.
+    Of the first half of x, which has two images at least. Raises Unasked for a model that answers
+    differently in any case.
     """
+    if draws_for_itself(classifier):
+        raise Unasked("the model draws from a generator of its own: see check 32")
     half = (len(x) + 1) // 2
-    before = {name: b.clone() for name, b in classifier.network.named_buffers()}
     own = _logits(classifier, x)
     others = _logits(classifier, torch.cat([x[:half], 1 - x[half:]]))
     turned = _logits(classifier, x.flip(0)).flip(0)
-    with torch.no_grad():
-        for name, buffer in classifier.network.named_buffers():
-            buffer.copy_(before[name])
     change = torch.maximum((others - own)[:half].abs(), (turned - own)[:half].abs())
     return Coupling(_array(change.amax(1)), _array(own[:half].abs().amax(1)))
 
 
 def _logits(classifier: Classifier, x: Tensor) -> Tensor:
-    with torch.no_grad(), passing(Key.root(0, [0] * len(x), x.device)):
+    same = Key.root(0, [0] * len(x), x.device)
+    with torch.no_grad(), seeded(0, x.device), passing(same):
         found: Tensor = classifier.unchecked(x)
     return found.float()
 
@@ -102,6 +187,12 @@ class _Unchecked(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.inner = (classifier,)  # hidden from modules(): its mode is not asked
+        self.draws = classifier.draws
+
+    def _apply(self, fn: Any, recurse: bool = True) -> _Unchecked:
+        self.inner[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.inner[0].unchecked(x)
@@ -113,10 +204,12 @@ def unchecked(classifier: Classifier) -> Classifier:
     return classifier.through(_Unchecked(classifier).eval())
 
 
-def derivative_of_model(classifier: Classifier, x: Tensor, key: Key) -> Differences | None:
-    """Directional derivatives of the logits, in float64; None where there are no gradients."""
+def derivative_of_model(classifier: Classifier, x: Tensor, key: Key) -> Differences:
+    """Directional derivatives of the logits, in float64. Raises Unasked without gradients."""
     if classifier.access != "gradients":
-        return None
+        raise Unasked(f"the model gives no gradients, only {classifier.access}")
+    if draws_for_itself(classifier):
+        raise Unasked("the model draws from a generator of its own: it has no one derivative")
     twin = copy.deepcopy(classifier).double()
 
     def logits(z: Tensor) -> Tensor:
@@ -130,25 +223,33 @@ def derivative_of_model(classifier: Classifier, x: Tensor, key: Key) -> Differen
 # Links
 
 
-def graph(stage: Stage) -> Graph | None:
-    """Whether a link that claims an exact gradient returns a graph; None for one that does not."""
-    if "exact" not in stage.link.surrogates:
-        return None
+def graph(stage: Stage) -> Graph:
+    """Whether a link that claims an exact gradient returns a graph. Raises Unasked for others."""
+    _claims(stage)
     x = stage.x[:2].detach().clone().requires_grad_()
     with torch.enable_grad():
         alive = stage.link.forward(x, take(stage.draw, slice(0, 2))).requires_grad
     return Graph((stage.link.name,), (alive,))
 
 
-def derivative_of_link(stage: Stage, key: Key) -> Differences | None:
+def _claims(stage: Stage) -> None:
+    if EXACT not in stage.link.surrogates:
+        raise Unasked(f"it claims no exact gradient: {best(stage)} stands in for it")
+
+
+def best(stage: Stage) -> str:
+    """The surrogate by which recipes see a link."""
+    return next(iter(stage.link.surrogates), "identity")
+
+
+def derivative_of_link(stage: Stage, key: Key) -> Differences:
     """Directional derivatives of a link that claims an exact gradient, in float64."""
-    if "exact" not in stage.link.surrogates:
-        return None
+    _claims(stage)
     return _differences(lambda z: stage.link.forward(z, stage.draw), stage.x, key)
 
 
-def _differences(f: Callable[[Tensor], Tensor], x: Tensor, key: Key) -> Differences | None:
-    """Of <v, f(x)> along random directions, v random; None where f has no graph in float64."""
+def _differences(f: Callable[[Tensor], Tensor], x: Tensor, key: Key) -> Differences:
+    """Of <v, f(x)> along random directions, v random. Raises Unasked without a graph in float64."""
     z = x.detach().double().clamp(INWARD, 1 - 2 * INWARD)
     z = z + INWARD * key.fold("apart").uniform(*x.shape[1:]).to(z)  # no two entries are equal
     try:
@@ -156,11 +257,11 @@ def _differences(f: Callable[[Tensor], Tensor], x: Tensor, key: Key) -> Differen
             leaf = z.clone().requires_grad_()
             value = f(leaf)
             if not value.requires_grad:
-                return None
+                raise Unasked("it returns no graph")
             v = key.fold("cotangent").normal(*value.shape[1:]).to(value)
             (slope,) = torch.autograd.grad((v * value).sum(), leaf)
-    except RuntimeError:  # a model or link of single precision
-        return None
+    except RuntimeError as error:  # a model or link of single precision
+        raise Unasked(f"it does not run in float64 ({str(error).splitlines()[0]})") from error
     analytic, numeric = [], []
     with torch.no_grad():
         for i in range(DIRECTIONS):
@@ -171,48 +272,69 @@ def _differences(f: Callable[[Tensor], Tensor], x: Tensor, key: Key) -> Differen
     return Differences(_array(torch.stack(analytic)), _array(torch.stack(numeric)))
 
 
-def displacement(stage: Stage, key: Key) -> Displacement | None:
+def displacement(stage: Stage, key: Key) -> Displacement:
     """Where a link puts a change of the image, beside where its best surrogate puts it.
 
-    None for a link whose gradient is exact, or that has no surrogate of its own shape.
+    Raises Unasked for a link whose gradient is exact, whose surrogate has another shape, or that
+    lets no change through.
     """
     link = stage.link
-    best = next(iter(link.surrogates), "identity")
-    if best == "exact":
-        return None
+    name = best(stage)
+    if name == EXACT:
+        raise Unasked("its gradient is exact")
     signs = key.fold("nudge").normal(*stage.x.shape[1:]).sign().to(stage.x)
     nudged = (stage.x + NUDGE * signs).clamp(0, 1)
-    stand_in = surrogate_of(link, best)
+    stand_in = surrogate_of(link, name)
     with torch.no_grad():
         true = link.forward(nudged, stage.draw) - link.forward(stage.x, stage.draw)
         told = stand_in(nudged, stage.draw) - stand_in(stage.x, stage.draw)
     if told.shape != true.shape:
-        return None
-    return _peak(best, true, told)
+        raise Unasked(f"its surrogate {name} has another shape")
+    return _peak(name, true, told)
 
 
-def _peak(name: str, true: Tensor, told: Tensor) -> Displacement | None:
-    """The peak of the mean cross-correlation of changes (B, C, H, W), each of unit length."""
+def _peak(name: str, true: Tensor, told: Tensor) -> Displacement:
+    """The peak of the cross-correlation of changes (B, C, H, W), each of unit length.
+
+    Of the mean over examples, and of each.
+    """
     height, width = true.shape[-2:]
     one, other = (torch.fft.rfft2(v.double()) for v in (true, told))
     surface = torch.fft.irfft2(one * other.conj(), s=(height, width)).sum(1)
     lengths = true.double().flatten(1).norm(dim=1) * told.double().flatten(1).norm(dim=1)
-    if not bool((lengths > 0).any()):
-        return None
-    mean = (surface[lengths > 0] / lengths[lengths > 0, None, None]).mean(0)
-    place = int(mean.argmax())
-    down, right = place // width, place % width
-    down, right = (v - n if v > n // 2 else v for v, n in ((down, height), (right, width)))
-    return Displacement(name, (right, down), float(mean.flatten()[place]), float(mean[0, 0]))
+    alive = lengths > 0
+    if not bool(alive.any()):
+        raise Unasked("a nudge of the image changes nothing behind it")
+    each = surface[alive] / lengths[alive, None, None]
+    mean = each.mean(0)
+    (right, down), (across, along) = _places(mean[None]), _places(each)
+    own = [torch.hypot(across, along), each.flatten(1).amax(1), each[:, 0, 0]]
+    return Displacement(
+        name,
+        (int(right), int(down)),
+        float(mean.max()),
+        float(mean[0, 0]),
+        _array(torch.stack(own, 1)),
+        true[0].numel(),
+    )
 
 
-def repeats(stage: Stage, key: Key) -> Repeats | None:
-    """How many different outputs a link that draws gives of one image; None for one that does not.
+def _places(surface: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the peaks of (n, H, W), (n,) pixels to the right and down, counted both ways from zero."""
+    height, width = surface.shape[-2:]
+    place = surface.flatten(1).argmax(1)
+    down, right = (place // width).double(), (place % width).double()
+    right = torch.where(right > width // 2, right - width, right)
+    return right, torch.where(down > height // 2, down - height, down)
+
+
+def repeats(stage: Stage, key: Key) -> Repeats:
+    """How many different outputs a link that draws gives of one image. Raises Unasked for others.
 
     Each call is one of its own, since a link may seed a generator in each.
     """
     if stage.draw is None:
-        return None
+        raise Unasked("it draws nothing")
     x, shape = stage.x[:1], _shape(stage.x)
     seen: list[Tensor] = []
     with torch.no_grad():

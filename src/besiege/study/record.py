@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from besiege.defenses.transform import contents
+from besiege.ops.codec import codec_version
 from besiege.study.judge import Judging
 from besiege.study.places import respelled
 from besiege.study.siege import Siege
@@ -122,6 +123,7 @@ def environment(device: str) -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "device": device,
         "packages": {name: metadata.version(name) for name in PACKAGES},
+        "codec": codec_version(),
         "revision": _revision(),
     }
 

@@ -18,8 +18,9 @@ from besiege.study.judge import Judging, answers
 from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
 from besiege.study.rebuilt import rebuilt, threads
-from besiege.study.shard import UNKEYED, point_hash
+from besiege.study.shard import point_hash
 from besiege.study.siege import Siege
+from besiege.study.soundness import UNKEYED
 
 CHANGED = (
     "the model, the images, an own file or a setting is no longer that of the run "

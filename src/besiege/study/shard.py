@@ -20,10 +20,9 @@ from besiege.study.aside import aside
 from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege
-from besiege.study.soundness import unkeyed_links
+from besiege.study.soundness import remarks
 
 SIZES = ("linf", "l2", "rms", "l1", "l0", "size")  # columns of a verdict
-UNKEYED = "unkeyed: "  # how the flag of a row begins that can never be made again
 
 
 class Examples(NamedTuple):
@@ -148,10 +147,10 @@ def _given(points: Tensor) -> Found:
 
 
 def _flags(
-    siege: Siege, found: Found, verdict: Verdict, admitted: Tensor, unkeyed: Sequence[str]
+    siege: Siege, found: Found, verdict: Verdict, admitted: Tensor, always: Sequence[str]
 ) -> list[list[str]]:
     """The sentences that a reader of each row must know."""
-    common = [f"{UNKEYED}{link} draws from a generator of its own" for link in unkeyed]
+    common = list(always)
     if link := siege.recipe.stops_at(siege.defense):
         common.append(f"no gradient passes {link}")
     n = len(admitted)
@@ -191,9 +190,7 @@ def _rows(
     key: Key,
 ) -> dict[str, Any]:
     n = len(examples.ids)
-    first, keyed = examples.x[:1], key[:1].fold("keyed")
-    chains = [part.chain for part in siege.defense.parts]
-    unkeyed = {link: None for chain in chains for link in unkeyed_links(chain, first, keyed)}
+    always = remarks(siege.defense, examples.x[:1], key[:1].fold("keyed"))
     return {
         "cell": [cell] * n,
         "id": np.asarray(examples.ids, dtype=np.int64),
@@ -206,7 +203,7 @@ def _rows(
         "forwards": found.forwards.cpu().numpy(),
         "backwards": found.backwards.cpu().numpy(),
         "seconds": np.full(n, seconds),
-        "flags": _flags(siege, found, verdict, admitted, list(unkeyed)),
+        "flags": _flags(siege, found, verdict, admitted, always),
     }
 
 
