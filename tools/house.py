@@ -65,7 +65,7 @@ GLOBAL_RANDOM = re.compile(
 # Literals that a name may be compared with, since they name no component: the first surrogate.
 NO_COMPONENT = {"best"}
 IN_PLACE_RANDOM = {"uniform_", "normal_", "bernoulli_", "random_", "exponential_", "cauchy_"}
-# Opaque runs a stranger's code: it saves, seeds and restores the global generators around it.
+# A stranger's code is run so: the global generators are kept, seeded and restored around it.
 MAY_TOUCH_RANDOM = {"core.generators", "laws.transforms"}
 MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:home|work|root|Users|mnt)/[\w.-]+")
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XXX)\b")

@@ -287,8 +287,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_ctrl_c_in_the_database_is_ctrl_c():
     """DuckDB raises another error then, which a damaged shard or a crash could be taken for."""
+    # A shell that runs the suite in its background has it ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     stop = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
     endless = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range < b.range"
     stop.start()
-    with _database() as db, pytest.raises(KeyboardInterrupt), _stoppable():
-        db.execute(endless).fetchall()
+    try:
+        with _database() as db, pytest.raises(KeyboardInterrupt), _stoppable():
+            db.execute(endless).fetchall()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -152,15 +152,14 @@ class RunFolder:
 
     def _put_table(self, name: str, columns: Mapping[str, Any], types: Mapping[str, str]) -> Path:
         select = ", ".join(f"CAST({c} AS {t}) AS {c}" for c, t in types.items())
-        with self._whole_file(name) as beside, _writer().cursor() as db:
+        with self._whole_file(name) as beside, _writer().cursor() as db, _stoppable():
             none = [None] * len(columns["id"])
             given = {c: columns.get(c, none) if c in LATER else columns[c] for c in types}
             db.register("given", {c: as_column(values) for c, values in given.items()})
-            with _stoppable():
-                db.execute(
-                    f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
-                    "(FORMAT parquet, COMPRESSION zstd)"
-                )
+            db.execute(
+                f"COPY (SELECT {select} FROM given ORDER BY id) TO '{_quoted(beside)}' "
+                "(FORMAT parquet, COMPRESSION zstd)"
+            )
         return self.path / name
 
     @contextmanager

@@ -37,10 +37,14 @@ PILOTS, FEW, EACH = 16, 8, 150  # images on which ways are tried; least; budget 
 PUPILS = 64  # images that a network learns a link from, at most
 LESSONS, PIXELS = 300, 2**16  # its steps, and the pixels that each of them looks at, about
 THOROUGH, TAUGHT = 500, 1500  # passes an image that are worth longer trials; and such networks
-TRIAL, HARD = 5, 8  # a fifth of the budget may go into a trial; pilots that remedies are tried on
+TRIAL, HARD = 6, 8  # a sixth of the budget may go into a trial; pilots that remedies are tried on
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
-SURE, ENOUGH = 0.99, 0.95  # won of the pilots: no other way is tried; no other means is looked for
+SURE, PLENTY, ENOUGH = (
+    0.99,
+    0.95,
+    0.9,
+)  # won of the pilots: no other way is tried; no other means is looked for
 CLOSE = 0.02  # the same after longer attacks: pixel deflection hits 88 or 93 % by its stand-in
 ALIKE, WORTH = 0.8, 0.5  # of the best gain: no worse than it, and worth a trial
 TELLING = 3  # surrogates of a link that are tried at most
@@ -82,8 +86,8 @@ def plan(
     folder: where networks that imitate links are kept, which the recipe names; None trains none.
         A budget under TAUGHT has no such network, and one under THOROUGH has short trials only.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
-    where those leave more than a twentieth of the pilots, LESSONS training steps a link and as many
-    longer attacks more, and up to 8 attacks of a fifth of the budget on the pilots that stand.
+    where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
+    longer attacks more, and up to 8 attacks of a sixth of the budget on the pilots that stand.
     """
     opponents = opponents or Opponents()
     few, thorough = pilots_for(budget), budget >= THOROUGH
@@ -97,7 +101,7 @@ def plan(
         ways = planner.ranked(ways, draws)
         if budget >= TAUGHT and folder is not None and ways[0].won < ENOUGH:
             ways = planner.taught(ways, draws, folder)
-        if planner.thorough and ways[0].won < ENOUGH:
+        if planner.thorough and ways[0].won < PLENTY:
             last = planner.remedied(ways[0], draws)
             draws = last.draws
     schedule = Schedule(
@@ -293,7 +297,7 @@ class _Planner:
     def remedied(self, way: Way, draws: int) -> Recipe:
         """The settings that win most of the pilots that `way` leaves, all for as many passes."""
         stand = self.won[way.name].argsort(stable=True)[:HARD]
-        stand = stand[self.won[way.name][stand] < ENOUGH]
+        stand = stand[self.won[way.name][stand] < PLENTY]
         before = Recipe(way.name, view=way.view, loss="margin", draws=draws)
         tried = remedies(before, self.affordable, random=self.random, targeted=self.threat.targeted)
         won = [float(self._won(one, stand).mean()) for one in tried]

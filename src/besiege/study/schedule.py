@@ -134,7 +134,8 @@ class Schedule:
         rest = replace(rest, name=f"the rest, {rest.name}", confirm=self.confirm, steps=1)
         once = self.cost(replace(rest, steps=2)) - self.cost(rest)
         steps = (left - self.cost(replace(rest, steps=0))) // once
-        return replace(rest, steps=steps) if steps * rest.restarts >= LEAST else None
+        least = LEAST // 4 if self.last else LEAST
+        return replace(rest, steps=steps) if steps * rest.restarts >= least else None
 
     def _usual(self) -> Recipe:
         """What to do longest where nothing says what is best."""
