@@ -287,7 +287,7 @@ def negatives(tmp_path_factory):
         "data": {"source": "digits", "n": 4},
         "model": f"{path}:make_model",
         "defense": [{"name": "negative", "chain": f"{path}:negative:layout=uint8,is_random=false"}],
-        "threat": [{"eps": 0.15, "passes": 300}],
+        "threat": [{"eps": 0.2, "passes": 300}],
         "recipe": [{"kind": "bpda", "steps": 10}, {"kind": "adaptive"}],
     }
 
