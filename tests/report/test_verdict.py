@@ -210,7 +210,7 @@ def test_a_run_has_a_verdict_and_says_why(run):
     text = str(summarise(run))
     assert (
         f"noise: broken: robust accuracy at most {wilson(7.5, N)} (clean {wilson(N, N)}) at "
-        "l2 0.5 untargeted, n = 40, after 1,400 passes an image, and planning at most 321 on each "
+        "l2 0.5 untargeted, n = 40, after 1,400 passes an image, and planning 321 on each "
         f"pilot image; broken by adaptive (most by {UNION[0]}); claim 50 %, minus verdict +31.2 "
         "points; checks: not asked"
     ) in " ".join(text.split())
@@ -221,7 +221,7 @@ def test_a_run_has_a_verdict_and_says_why(run):
 def test_how_it_came_to_attack_is_told_and_escaped(run):
     text = str(summarise(run))
     title = "how adaptive came to attack noise, l2 0.5 untargeted"
-    assert f"{title} (passes: at most 321 on each pilot image):" in text
+    assert f"{title} (passes: 321 on each pilot image):" in text
     assert "- jpeg: <i>gained</i>" in text
     for page in (write_report(run).read_text(), summarise(run)._repr_html_()):
         assert "<i>gained</i>" not in page

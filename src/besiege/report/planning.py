@@ -39,7 +39,7 @@ class PlanNotes:
     goal: str
     recipe: str
     notes: tuple[str, ...]
-    passes: int  # of each pilot image
+    passes: int  # of each pilot image, in the mean
     pilots: int = 0  # how many they are; 0 where the folder does not say
     networks: int = 0  # that were trained besides
     views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of each search
@@ -56,7 +56,7 @@ class PlanNotes:
             return ""
         where = f"each of {self.pilots}" if self.pilots else "each pilot image"
         some = f", and training {self.networks} network{'s' if self.networks > 1 else ''}"
-        return f"at most {self.passes:,} on {where}{some if self.networks else ''}"
+        return f"{self.passes:,} on {where}{some if self.networks else ''}"
 
     def over(self, n: int) -> float:
         """Its passes an image, if n images share them; not a number where that is not known."""

@@ -57,8 +57,8 @@ class Plan:
     """A recipe, and what was measured on the way to it.
 
     notes: a sentence each, in the order in which things were found.
-    passes: forward and backward passes a pilot image that planning took; those of the networks
-        that it trained are not among them.
+    passes: forward and backward passes a pilot image that planning took, in the mean; those of the
+        networks that it trained are not among them.
     """
 
     recipe: Recipe
@@ -116,7 +116,7 @@ def plan(
         last,
     )
     recipe, left_out = schedule.recipe()
-    return Plan(recipe, (*planner.notes, *left_out), planner.passes)
+    return Plan(recipe, (*planner.notes, *left_out), round(planner.passes))
 
 
 def pilots_for(budget: int) -> int:
@@ -154,7 +154,7 @@ class _Planner:
         self.gains: dict[str, dict[str, float]] = {}  # of surrogates of a link
         self.won: dict[str, Tensor] = {}  # (pilots,) share of draws, of a way's last trial
         self.notes: list[str] = []
-        self.passes = 0
+        self.passes = 0.0
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -320,7 +320,8 @@ class _Planner:
             self.defense, margin(), self.threat, meter, n, micro_batch=self.opponents.micro_batch
         )
         seen = whole(found.x, goal, key.fold("plan", "judged"), gradient=False)
-        self.passes += int((found.forwards + found.backwards).max()) + meter.forwards
+        spent = (found.forwards + found.backwards).double().mean() + meter.forwards
+        self.passes += float(spent) * len(rows) / len(self.x)
         return seen.won
 
     def _siege(self, recipe: Recipe) -> Siege:
