@@ -396,4 +396,4 @@ def test_planning_is_told_with_the_passes(tmp_path):
     resolved = RunFolder(run).resolved()
     (run / "resolved.json").write_text(json.dumps({**resolved, "plans": {"x": {**plan, **where}}}))
     told = gate(run, ["robust>=0%"]).defenses[0].context[0]
-    assert "passes an image, and planning at most 700 on each of 8; strongest" in told
+    assert "passes an image, and planning 700 on each of 8; strongest" in told

@@ -63,7 +63,7 @@ def _cost(found: Reproduction, which: str) -> str:
     if not passes:
         return ""
     pilots = f"each of {found.pilots[which]} pilot images" if found.pilots[which] else "each pilot"
-    planned = f", after a plan of at most {plan:,} passes on {pilots}" if plan else ""
+    planned = f", after a plan of {plan:,} passes on {pilots}" if plan else ""
     return f"At most {passes:,.0f} passes an image and row, on the mean{planned}."
 
 

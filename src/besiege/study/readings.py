@@ -156,7 +156,7 @@ class Bench:
         """What their plans took; "" where nobody planned."""
         plans = [plan for cell in attackers if (plan := self.held.plan(cell))]
         spent = (f"{plan['passes']:,} on each of {plan.get('pilots', '?')}" for plan in plans)
-        return f", and planning at most {' and '.join(spent)}" if plans else ""
+        return f", and planning {' and '.join(spent)}" if plans else ""
 
     def _attackers(self, about: str, group: Sequence[Cell]) -> str:
         attackers = [cell for cell in group if not cell.control]
