@@ -131,9 +131,7 @@ def test_a_folder_that_does_not_say_on_how_many_is_not_guessed_at(tmp_path):
 
 def test_networks_are_said_beside_passes(tmp_path):
     found = summarise(made(tmp_path / "two", {**PLAN, "networks": 2}))
-    assert "1,864 on each of 16, and training 2 networks (746 an image)" in str(
-        found.worst[0]
-    )
+    assert "1,864 on each of 16, and training 2 networks (746 an image)" in str(found.worst[0])
 
 
 def test_who_won_is_told_with_the_measurement_that_chose_its_way(run):

@@ -65,9 +65,8 @@ def test_a_plan_says_on_how_many_images_it_was_made(run):
     (plan,) = RunFolder(run).resolved()["plans"].values()
     assert (plan["pilots"], plan["networks"]) == (6, 0)
     summary = besiege.evaluate(noise(), X, Y, THREAT, draws=3, out=run)
-    assert (
-        f"and planning {plan['passes']:,} on each of 6 ({plan['passes']:,} an image)"
-        in str(summary)
+    assert f"and planning {plan['passes']:,} on each of 6 ({plan['passes']:,} an image)" in str(
+        summary
     )
 
 
@@ -105,9 +104,7 @@ def test_networks_go_along(tmp_path, monkeypatch):
     summary = besiege.evaluate(defense, X, Y, THREAT, recipes=["adaptive"], out=out)
     (plan,) = RunFolder(out).resolved()["plans"].values()
     assert plan["networks"] == 1
-    assert "planning 30 on each of 6, and training 1 network (30 an image)" in str(
-        summary.worst[0]
-    )
+    assert "planning 30 on each of 6, and training 1 network (30 an image)" in str(summary.worst[0])
     (recipe,) = besiege.load_recipes(out.rename(tmp_path / "moved") / "planned.toml")
     (path,) = recipe.union[0].learned
     assert path.is_relative_to(tmp_path / "moved")
