@@ -40,11 +40,8 @@ THOROUGH, TAUGHT = 500, 1500  # passes an image that are worth longer trials; an
 TRIAL, HARD = 6, 8  # a sixth of the budget may go into a trial; pilots that remedies are tried on
 SHORT, LONGER = 8, 32  # steps of a trial, and of another for the best of them
 TRIED, KEPT = 7, 3  # ways to see the whole that are tried at most; and tried again
-SURE, PLENTY, ENOUGH = (
-    0.99,
-    0.95,
-    0.9,
-)  # won of the pilots: no other way is tried; no other means is looked for
+SURE = 0.99  # won of the pilots: no other way is tried
+PLENTY, ENOUGH = 0.95, 0.9  # the same: no remedy is looked for; nothing is learned
 CLOSE = 0.02  # the same after longer attacks: pixel deflection hits 88 or 93 % by its stand-in
 ALIKE, WORTH = 0.8, 0.5  # of the best gain: no worse than it, and worth a trial
 TELLING = 3  # surrogates of a link that are tried at most
@@ -90,8 +87,7 @@ def plan(
     longer attacks more, and up to 8 attacks of a sixth of the budget on the pilots that stand.
     """
     opponents = opponents or Opponents()
-    few, thorough = pilots_for(budget), budget >= THOROUGH
-    planner = _Planner(defense, threat, opponents, x, goal, key, few, thorough, budget // TRIAL)
+    planner = _Planner(defense, threat, opponents, x, goal, key, budget)
     ways, draws, last = [Way("best surrogates", {})], 1, None
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
@@ -139,12 +135,11 @@ class _Planner:
         x: Tensor,
         goal: Tensor,
         key: Key,
-        pilots: int,
-        thorough: bool,
-        affordable: int,
+        budget: int,
     ) -> None:
-        self.defense, self.threat, self.thorough = defense, threat, thorough
-        self.affordable = affordable  # passes of a trial
+        self.defense, self.threat = defense, threat
+        pilots, self.thorough = pilots_for(budget), budget >= THOROUGH
+        self.affordable = budget // TRIAL  # passes of a trial
         self.pupils, self.pupils_key = x[:PUPILS], key[:PUPILS].fold("plan", "learn")
         self.x, self.goal, self.key = x[:pilots], goal[:pilots], key[:pilots]
         # Batches are filled up to their size: of so few images, smaller ones cost less.

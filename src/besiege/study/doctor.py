@@ -68,8 +68,10 @@ def doctor(
 
     As `diagnose`, which also tells what passed and what could not be asked.
     """
-    settings = {"threat": threat, "recipe": recipe, "seed": seed, "micro_batch": micro_batch}
-    return list(diagnose(defense, x, y, **settings).findings)  # type: ignore[arg-type]
+    found = diagnose(
+        defense, x, y, threat=threat, recipe=recipe, seed=seed, micro_batch=micro_batch
+    )
+    return list(found.findings)
 
 
 def diagnose(
