@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.pgd import DATA
 from besiege.report.page import write_report
-from besiege.study.experiment import Experiment, experiment_from
+from besiege.study.experiment.experiment import Experiment, experiment_from
 from besiege.study.run import run_experiment
 
 # (part of the file's path, function) -> what it is

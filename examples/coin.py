@@ -29,7 +29,7 @@ from besiege.core.key import Key
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import Defense
 from besiege.laws.problems import code_images, coin_defense
-from besiege.study.adaptive import plan
+from besiege.study.adaptive.planner import plan
 from besiege.study.judge import Judging, judge
 from besiege.study.recipe import ADAPTIVE, Recipe
 from besiege.study.recipes import RECIPES

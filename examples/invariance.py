@@ -31,7 +31,7 @@ from besiege.core.store import RunFolder
 from besiege.study.engines.engine import Engine, Evaluate, Outcome, Task
 from besiege.study.engines.local import InProcess, Processes
 from besiege.study.engines.ray import Ray
-from besiege.study.experiment import Experiment, experiment_from
+from besiege.study.experiment.experiment import Experiment, experiment_from
 from besiege.study.run import run_experiment
 
 KILLS = 20

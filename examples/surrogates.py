@@ -23,7 +23,7 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain, Transform
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
-from besiege.study.descent import RANDOM, Descent, descent
+from besiege.study.adaptive.descent import RANDOM, Descent, descent
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

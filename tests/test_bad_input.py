@@ -11,7 +11,7 @@ from besiege.core.errors import BadImages, BadModel, BadRun, BesiegeError, Outsi
 from besiege.core.store import RunFolder
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
-from besiege.study.experiment import experiment_from, load_experiment
+from besiege.study.experiment.experiment import experiment_from, load_experiment
 from besiege.study.judge import Judging
 from besiege.study.run import run_experiment
 

@@ -13,7 +13,7 @@ import pytest
 
 from besiege.cli.shelves import shelves
 from besiege.report.tables import summarise
-from besiege.study.experiment import Experiment, experiment_from, load_experiment
+from besiege.study.experiment.experiment import Experiment, experiment_from, load_experiment
 from besiege.study.recipes import RECIPES
 from besiege.study.run import run_experiment
 

@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     from besiege.models.callable import from_callable as from_callable
     from besiege.models.catalog import load_model as load_model
     from besiege.models.classifier import Classifier as Classifier
-    from besiege.study.adaptive import plan as plan
+    from besiege.study.adaptive.descent import descent as descent
+    from besiege.study.adaptive.imitation import imitate as imitate
+    from besiege.study.adaptive.planner import plan as plan
     from besiege.study.bridge import bridge as bridge
     from besiege.study.certify import certify as certify
     from besiege.study.certify import predict as predict
-    from besiege.study.descent import descent as descent
-    from besiege.study.doctor import doctor as doctor
-    from besiege.study.gate import gate as gate
-    from besiege.study.imitation import imitate as imitate
+    from besiege.study.doctor.doctor import doctor as doctor
+    from besiege.study.experiment.written import load_recipes as load_recipes
+    from besiege.study.gate.gate import gate as gate
     from besiege.study.judge import judge as judge
     from besiege.study.recipe import Recipe as Recipe
     from besiege.study.recipes import RECIPES as RECIPES
-    from besiege.study.written import load_recipes as load_recipes
 
 _HOMES = {
     "ATTACKS": "attacks.catalog",

@@ -22,14 +22,15 @@ from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.models.sources import weights_hash
 from besiege.report.tables import Summary, summarise
-from besiege.study.adaptive import BUDGET, Plan, plan
-from besiege.study.aside import FIRST
+from besiege.study.adaptive.planned import as_record
+from besiege.study.adaptive.planner import BUDGET, Plan, plan
 from besiege.study.audit import audit_points
 from besiege.study.budget import seconds_a_pass, settled
 from besiege.study.content import content
-from besiege.study.examine import examine_run
+from besiege.study.evidence.aside import FIRST
+from besiege.study.evidence.examine import examine_run
+from besiege.study.experiment.written import python_texts, settings_toml
 from besiege.study.judge import Judging, check_images
-from besiege.study.planned import as_record
 from besiege.study.prepared import random_targets
 from besiege.study.recipe import ADAPTIVE, GIVEN, NONE, Recipe
 from besiege.study.recipes import RECIPES
@@ -38,7 +39,6 @@ from besiege.study.shard import Examples, point_hash, siege_batch
 from besiege.study.siege import Opponents, Siege
 from besiege.study.soundness import check_defense, sound_classifier, sound_defense
 from besiege.study.until import Told, check_until, looks, told
-from besiege.study.written import python_texts, settings_toml
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given

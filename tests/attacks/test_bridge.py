@@ -16,7 +16,7 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, linear_classifier, weights_of
 from besiege.study.bridge import bridge
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.judge import Judging, judge
 from besiege.study.recipe import Recipe
 from besiege.study.run import run_experiment

@@ -8,7 +8,7 @@ from besiege.attacks.threat import BALLS
 from besiege.cli.shelves import traits
 from besiege.core.entry import Entry
 from besiege.core.store import RunFolder
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.run import run_experiment
 
 

@@ -21,7 +21,7 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
 from besiege.models.digits_cnn import digits_cnn
-from besiege.study.experiment import load_experiment
+from besiege.study.experiment.experiment import load_experiment
 from besiege.study.prepared import prepare
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Opponents, Siege

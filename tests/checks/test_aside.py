@@ -11,8 +11,8 @@ from besiege.core.store import RunFolder
 from besiege.defenses.noise import Noise
 from besiege.laws.broken import behind, cells, digits
 from besiege.laws.problems import code_images, coin_defense
-from besiege.study.aside import FIRST
-from besiege.study.examine import examine
+from besiege.study.evidence.aside import FIRST
+from besiege.study.evidence.examine import examine
 from besiege.study.recipe import Recipe
 
 NONE = Recipe("none", attack="none", links="skip", steps=0)

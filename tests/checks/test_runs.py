@@ -17,9 +17,9 @@ from besiege.laws.broken import behind, cells
 from besiege.laws.broken_links import Claiming, coarse, misled
 from besiege.report.page import write_report
 from besiege.report.tables import summarise
-from besiege.study.doctor import doctor
-from besiege.study.evidence import Cell, cells_of, common
-from besiege.study.examine import examine, examine_run
+from besiege.study.doctor.doctor import doctor
+from besiege.study.evidence.evidence import Cell, cells_of, common
+from besiege.study.evidence.examine import examine, examine_run
 from besiege.study.recipe import Recipe
 
 

@@ -6,9 +6,9 @@ import pytest
 from besiege.checks.finding import FOUND, NOT_ASKED, PASSED
 from besiege.core.store import FOUND_BY
 from besiege.laws.broken_unions import SOUND_UNIONS, UNIONS
-from besiege.study.evidence import Cell
-from besiege.study.examine import examine, examined
-from besiege.study.members import members
+from besiege.study.evidence.evidence import Cell
+from besiege.study.evidence.examine import examine, examined
+from besiege.study.evidence.members import members
 
 N = 40
 PGD = {"name": "pgd", "attack": "pgd", "steps": 20}

@@ -10,7 +10,7 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.broken import BROKEN, CONTROLS
 from besiege.models.catalog import load_model
-from besiege.study.doctor import doctor
+from besiege.study.doctor.doctor import doctor
 
 
 @pytest.mark.parametrize("item", BROKEN, ids=lambda item: item.name)

@@ -8,8 +8,8 @@ import pytest
 
 from besiege.cli.junit import junit
 from besiege.core.store import RunFolder
-from besiege.study.gate import Defended, Gate, Judged
-from besiege.study.requirements import Measured, On, Verdict, parse_requirement
+from besiege.study.gate.gate import Defended, Gate, Judged
+from besiege.study.gate.requirements import Measured, On, Verdict, parse_requirement
 
 TOML = """
 data = { source = "digits", n = 12 }

@@ -23,8 +23,8 @@ from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.models.stages import Noise as StageNoise
 from besiege.report.tables import summarise
-from besiege.study.descent import descent
-from besiege.study.experiment import experiment_from
+from besiege.study.adaptive.descent import descent
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.prepared import prepare
 from besiege.study.recipes import RECIPES
 from besiege.study.rejudge import rejudge

@@ -17,7 +17,7 @@ from besiege.laws.problems import code_images, coin_defense, linear_classifier
 from besiege.models.callable import from_callable
 from besiege.models.classifier import Classifier
 from besiege.models.drawing import Generators, draws_for_itself, generators, taken_over
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.prepared import prepare
 from besiege.study.rejudge import rejudge
 from besiege.study.run import run_experiment

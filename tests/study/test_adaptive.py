@@ -15,13 +15,13 @@ from besiege.core.store import RunFolder
 from besiege.defenses.defense import VOTE, Defense, Majority
 from besiege.defenses.opaque import Opaque
 from besiege.defenses.transform import Chain, Transform
-from besiege.study import adaptive
-from besiege.study.adaptive import plan
-from besiege.study.experiment import experiment_from, load_experiment
+from besiege.study.adaptive import planner as adaptive
+from besiege.study.adaptive.planner import plan
+from besiege.study.adaptive.schedule import Schedule, Way
+from besiege.study.experiment.experiment import experiment_from, load_experiment
 from besiege.study.judge import Judging, judge
 from besiege.study.recipe import Recipe
 from besiege.study.run import run_experiment
-from besiege.study.schedule import Schedule, Way
 from besiege.study.siege import Siege
 
 NET = besiege.load_model("digits-cnn")

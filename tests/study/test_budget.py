@@ -16,7 +16,7 @@ from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
 from besiege.study import budget
 from besiege.study.budget import FLOOR, Budget, parse_budget, passes_in, seconds_a_pass, settled
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.part import Part
 from besiege.study.run import run_experiment
 from besiege.study.siege import Opponents

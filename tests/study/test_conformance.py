@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from besiege.core.errors import BadRun, BadSetting
 from besiege.core.store import RunFolder
 from besiege.report.tables import summarise
-from besiege.study.experiment import load_experiment
+from besiege.study.experiment.experiment import load_experiment
 from besiege.study.part import Part
 from besiege.study.run import run_experiment
 

@@ -11,7 +11,7 @@ from skimage.util import random_noise
 import besiege
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.key import Key
-from besiege.study.corruptions import CORRUPTIONS, SEVERITIES, corrupted, right_under, strength
+from besiege.study.gate.corruptions import CORRUPTIONS, SEVERITIES, corrupted, right_under, strength
 from besiege.study.judge import answers
 
 KINDS = list(CORRUPTIONS)

@@ -14,7 +14,7 @@ from besiege.defenses.identity import Identity
 from besiege.defenses.transform import Chain, Transform, identity
 from besiege.laws.problems import linear_classifier
 from besiege.models.classifier import Classifier
-from besiege.study.descent import RANDOM, descent
+from besiege.study.adaptive.descent import RANDOM, descent
 
 N = 24
 SHAPE = (1, 8, 8)

@@ -23,9 +23,9 @@ from besiege.laws.broken_links import Claiming, coarse, in_training, modelled, n
 from besiege.models.classifier import Classifier
 from besiege.ops.codec import codec_version
 from besiege.ops.jpeg import recoded
-from besiege.study import codecs, probes
-from besiege.study.doctor import diagnose
-from besiege.study.preparations import preparations
+from besiege.study.doctor import codecs, probes
+from besiege.study.doctor.doctor import diagnose
+from besiege.study.doctor.preparations import preparations
 
 TOSSES = {
     "torch": lambda: float(torch.rand(())),  # noqa: TID251

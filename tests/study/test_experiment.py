@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from besiege.core.errors import BesiegeError
-from besiege.study.catalogs import Catalogs
-from besiege.study.experiment import Experiment, experiment_from, load_experiment
+from besiege.study.experiment.catalogs import Catalogs
+from besiege.study.experiment.experiment import Experiment, experiment_from, load_experiment
 
 GOOD = """
 name = "good"

@@ -15,10 +15,10 @@ from besiege.core.key import Key
 from besiege.core.power import images_to_decide
 from besiege.core.store import RunFolder
 from besiege.report.tables import summarise
-from besiege.study import gate as gates
-from besiege.study.corruptions import CORRUPTIONS, right_under
-from besiege.study.experiment import experiment_from
-from besiege.study.gauges import Gauges
+from besiege.study.experiment.experiment import experiment_from
+from besiege.study.gate import gate as gates
+from besiege.study.gate.corruptions import CORRUPTIONS, right_under
+from besiege.study.gate.gauges import Gauges
 from besiege.study.run import run_experiment
 
 gate = partial(gates.gate, measure=False)  # latency and corruptions where they are asked for

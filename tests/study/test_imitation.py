@@ -19,9 +19,9 @@ from besiege.defenses.crop import Crop
 from besiege.defenses.noise import Noise
 from besiege.defenses.transform import Chain, Graft, Transform, contents, surrogate_of
 from besiege.laws.transforms import check
+from besiege.study.adaptive.descent import RANDOM
+from besiege.study.adaptive.imitation import imitate
 from besiege.study.content import content
-from besiege.study.descent import RANDOM
-from besiege.study.imitation import imitate
 
 N = 24
 QUICK = {"width": 16, "blocks": 1, "steps": 100, "rate": 1e-2, "eps": 0.2}

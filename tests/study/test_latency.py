@@ -10,7 +10,7 @@ from besiege.core.key import Key
 from besiege.defenses.defense import Defense, Majority
 from besiege.defenses.transform import Chain, Transform, identity
 from besiege.laws.problems import linear_classifier
-from besiege.study.latency import WARM, latency
+from besiege.study.gate.latency import WARM, latency
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from besiege.core.errors import BadSetting, UnknownName
 from besiege.core.store import RunFolder
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.run import run_experiment
 
 SETTINGS = {

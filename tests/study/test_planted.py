@@ -9,8 +9,8 @@ import besiege
 from besiege.defenses.noise import Noise
 from besiege.laws.broken import THREAT, behind, digits
 from besiege.laws.broken_links import Claiming, coarse, misled, modelled
-from besiege.study.doctor import RECIPE
-from besiege.study.planted import evidence_of, last_linear, planted
+from besiege.study.doctor.doctor import RECIPE
+from besiege.study.doctor.planted import evidence_of, last_linear, planted
 
 N = 8
 

@@ -10,8 +10,8 @@ from besiege.core.errors import BesiegeError
 from besiege.defenses.catalog import TRANSFORMS
 from besiege.laws import attacks, transforms
 from besiege.report.tables import summarise
-from besiege.study.catalogs import load_plugins
-from besiege.study.experiment import load_experiment
+from besiege.study.experiment.catalogs import load_plugins
+from besiege.study.experiment.experiment import load_experiment
 from besiege.study.run import run_experiment
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from besiege.study.experiment import load_experiment
+from besiege.study.experiment.experiment import load_experiment
 from besiege.study.prepared import prepare
 
 FILE = """

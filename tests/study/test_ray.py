@@ -8,8 +8,8 @@ from besiege.core.errors import BadRun, BadSetting
 from besiege.study.engines.engine import Task
 from besiege.study.engines.local import InProcess, Processes
 from besiege.study.engines.ray import Ray
+from besiege.study.experiment.tables import EngineTable
 from besiege.study.run import engine_of
-from besiege.study.tables import EngineTable
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -13,7 +13,7 @@ from besiege.core.errors import BadRun, BesiegeError
 from besiege.core.store import RunFolder
 from besiege.data.catalog import load_images
 from besiege.models.catalog import load_model
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.rejudge import rejudge
 from besiege.study.run import run_experiment
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from besiege.core.errors import BadSetting, BesiegeError, UnknownName
 from besiege.core.power import images_to_decide
 from besiege.core.stats import wilson
-from besiege.study.readings import READERS
-from besiege.study.requirements import (
+from besiege.study.gate.readings import READERS
+from besiege.study.gate.requirements import (
     QUANTITIES,
     Measured,
     On,

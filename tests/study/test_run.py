@@ -14,9 +14,9 @@ from besiege.core.errors import BadRun
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.report.tables import summarise
-from besiege.study.catalogs import Catalogs
 from besiege.study.engines.local import InProcess, Processes
-from besiege.study.experiment import experiment_from, load_experiment
+from besiege.study.experiment.catalogs import Catalogs
+from besiege.study.experiment.experiment import experiment_from, load_experiment
 from besiege.study.run import run_experiment
 
 TOML = """
@@ -113,7 +113,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(settings, tmp_path, expecte
 def test_a_killed_run_resumes_to_the_same_rows(settings, tmp_path, expected):
     out = tmp_path / "run"
     code = (
-        "from besiege.study.experiment import load_experiment\n"
+        "from besiege.study.experiment.experiment import load_experiment\n"
         "from besiege.study.run import run_experiment\n"
         "from pathlib import Path\n"
         f"run_experiment(load_experiment(Path({str(settings)!r}), ['engine.batch=2']), "

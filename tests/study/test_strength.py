@@ -9,7 +9,7 @@ from besiege.core.key import Key
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import linear_classifier
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.prepared import prepare, ranked_targets
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege

@@ -16,7 +16,7 @@ from besiege.defenses.defense import Defense
 from besiege.defenses.noise import Noise
 from besiege.defenses.transform import Chain
 from besiege.laws.problems import code_images, coin_defense, linear_classifier
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.judge import Judging, judge
 from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES

@@ -9,7 +9,7 @@ import pytest
 from besiege.core.errors import BadSetting
 from besiege.core.stats import worst_case, worst_each
 from besiege.core.store import RunFolder
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.until import run_until, told
 
 

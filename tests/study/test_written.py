@@ -12,11 +12,11 @@ from besiege.core.errors import BadRun, BadSetting, UnknownName
 from besiege.core.store import RunFolder
 from besiege.defenses.imitation import write_imitator
 from besiege.report.page import write_report
-from besiege.study.adaptive import Plan
-from besiege.study.examine import examine_run
-from besiege.study.experiment import load_experiment
-from besiege.study.imitation import imitate
-from besiege.study.planned import as_table
+from besiege.study.adaptive.imitation import imitate
+from besiege.study.adaptive.planned import as_table
+from besiege.study.adaptive.planner import Plan
+from besiege.study.evidence.examine import examine_run
+from besiege.study.experiment.experiment import load_experiment
 from besiege.study.recipe import Recipe
 from besiege.study.rejudge import rejudge
 
@@ -148,8 +148,8 @@ def test_wrong_files_are_named(tmp_path, text, says):
 
 @pytest.mark.parametrize("name", ["none", "bpda+eot", "oblivious"])
 def test_a_recipe_of_the_catalog_survives_its_table(name):
-    from besiege.study.catalogs import Catalogs
-    from besiege.study.tables import RecipeTable
+    from besiege.study.experiment.catalogs import Catalogs
+    from besiege.study.experiment.tables import RecipeTable
 
     recipe = besiege.RECIPES.build(name, steps=7) if name != "none" else besiege.RECIPES.build(name)
     table = RecipeTable.model_validate(as_table(recipe))

@@ -21,7 +21,7 @@ def check(
     """Ask the checks what may be wrong with a run; attacks nothing. Exit 1 where one says STOP."""
     from besiege.checks.finding import number_asked
     from besiege.cli.findings import show
-    from besiege.study.examine import examined_run
+    from besiege.study.evidence.examine import examined_run
 
     found = examined_run(run)
     if every:

@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Handwritten digits, six defenses, four attackers, two goals, one report."""
     from besiege.cli.siege import siege
-    from besiege.study.experiment import load_experiment
+    from besiege.study.experiment.experiment import load_experiment
 
     name = "demo_imagenet" if imagenet else "demo"
     file = Path(__file__).parent / "assets" / f"{name}.toml"

@@ -38,8 +38,8 @@ def doctor(
     from besiege.defenses.catalog import parse_chain
     from besiege.defenses.defense import VOTES, Defense
     from besiege.models.catalog import load_model
-    from besiege.study.doctor import RECIPE, diagnose
-    from besiege.study.planted import planted
+    from besiege.study.doctor.doctor import RECIPE, diagnose
+    from besiege.study.doctor.planted import planted
 
     images = load_images(data)
     x, y, _ = images.take(range(min(n, len(images))))

@@ -11,7 +11,7 @@ import typer
 from besiege.cli import options
 
 if TYPE_CHECKING:
-    from besiege.study.gate import Gate
+    from besiege.study.gate.gate import Gate
 
 
 Require: TypeAlias = Annotated[
@@ -76,9 +76,9 @@ def gate(
     """
     from besiege.cli.progress import Display
     from besiege.cli.verdicts import show
-    from besiege.study.corruptions import SEVERITY
-    from besiege.study.gate import asking
-    from besiege.study.gate import gate as ask
+    from besiege.study.gate.corruptions import SEVERITY
+    from besiege.study.gate.gate import asking
+    from besiege.study.gate.gate import gate as ask
 
     severities = severity or (SEVERITY,)
     asked = asking(require or (), on, severities, calls)  # before hours of attacks
@@ -120,7 +120,7 @@ def _write(found: Gate, junit: Path | None, json_file: Path | None) -> None:
 def _run(experiment: Path, out: Path | None, changes: list[str]) -> Path:
     """Run an experiment, as `besiege run` does; its run folder."""
     from besiege.cli.siege import siege
-    from besiege.study.experiment import load_experiment
+    from besiege.study.experiment.experiment import load_experiment
 
     folder = out or Path("runs") / experiment.stem
     siege(load_experiment(experiment, changes), folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as xml
 
 if TYPE_CHECKING:
-    from besiege.study.gate import Defended, Gate, Judged
+    from besiege.study.gate.gate import Defended, Gate, Judged
 
 ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 

@@ -75,7 +75,7 @@ def _images(given: str) -> str:
 
 
 def _here(spec: str) -> str:
-    from besiege.study.places import respelled
+    from besiege.study.experiment.places import respelled
 
     return respelled(spec, lambda path: str(Path(path).expanduser().resolve()))
 

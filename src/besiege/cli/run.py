@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Attack and judge everything in EXPERIMENT; running again resumes."""
     from besiege.cli.siege import siege
-    from besiege.study.experiment import load_experiment
+    from besiege.study.experiment.experiment import load_experiment
     from besiege.study.part import Part
 
     changes = options.changes(change, save_images)

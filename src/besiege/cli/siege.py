@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from besiege.study.experiment import Experiment
+    from besiege.study.experiment.experiment import Experiment
     from besiege.study.part import Part
 
 

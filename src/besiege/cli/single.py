@@ -34,7 +34,7 @@ def besiege_one(
     """
     from besiege.cli.siege import siege, siege_until
     from besiege.core.entry import parse_spec
-    from besiege.study.experiment import experiment_from
+    from besiege.study.experiment.experiment import experiment_from
 
     ball, size = parse_spec(threat)
     attackers = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from besiege.study.gate import Defended, Gate
+    from besiege.study.gate.gate import Defended, Gate
 
 PLAIN_WIDTH = 150
 
@@ -42,7 +42,7 @@ def _table(console: Console, defense: Defended, live: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from besiege.study.requirements import Verdict
+    from besiege.study.gate.requirements import Verdict
 
     tints = {
         Verdict.PASS: "green",

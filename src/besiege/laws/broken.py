@@ -48,10 +48,10 @@ from besiege.laws.broken_links import (
 )
 from besiege.laws.problems import code_images, coin_defense
 from besiege.models.classifier import Classifier
-from besiege.study.aside import FIRST
-from besiege.study.doctor import RECIPE, doctor
-from besiege.study.evidence import Cell, cells_of
-from besiege.study.examine import examine
+from besiege.study.doctor.doctor import RECIPE, doctor
+from besiege.study.evidence.aside import FIRST
+from besiege.study.evidence.evidence import Cell, cells_of
+from besiege.study.evidence.examine import examine
 from besiege.study.judge import Judging
 from besiege.study.recipe import Recipe
 from besiege.study.record import describe

@@ -16,7 +16,7 @@ from besiege.defenses.noise import Noise
 from besiege.defenses.transform import Transform, identity
 from besiege.laws.broken import MORE, Broken, behind, cells, digits
 from besiege.laws.broken_links import Claiming, Scaled, Seen, coarse, misled, modelled, moved_by_two
-from besiege.study.examine import examine
+from besiege.study.evidence.examine import examine
 from besiege.study.recipe import UNION, Recipe
 
 CONTROL = Recipe("none", attack="none", links="skip", steps=0)

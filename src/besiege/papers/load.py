@@ -15,9 +15,9 @@ from besiege.core.errors import BadSetting, one_of, unknown
 from besiege.core.files import existing
 from besiege.papers.measures import MEASURES
 from besiege.papers.schema import COLUMNS, Claim, PaperFile, Row
-from besiege.study.complaints import explained
-from besiege.study.experiment import Experiment, experiment_from
-from besiege.study.overrides import override
+from besiege.study.experiment.complaints import explained
+from besiege.study.experiment.experiment import Experiment, experiment_from
+from besiege.study.experiment.overrides import override
 
 HOME = Path(__file__).parent
 ENDING = ".toml"

@@ -20,7 +20,7 @@ from besiege.papers.load import Paper
 from besiege.papers.measures import MEASURES, Evidence, Values
 from besiege.papers.schema import AT_LEAST, COLUMNS, PERCENT, Claim, Quantity, Row
 from besiege.papers.verdicts import Ruling, Verdict, gap_of, interval_of, ruling
-from besiege.study.experiment import Experiment
+from besiege.study.experiment.experiment import Experiment
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
 from besiege.study.run import OnEvent, run_experiment

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from besiege.core.errors import BadSetting, one_of
-from besiege.study.schema import Number, Table
-from besiege.study.tables import (
+from besiege.study.experiment.schema import Number, Table
+from besiege.study.experiment.tables import (
     Data,
     DefenseTable,
     EngineTable,

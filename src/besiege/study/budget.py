@@ -15,8 +15,8 @@ from besiege.attacks.threat import Threat
 from besiege.core.errors import BadSetting
 from besiege.core.key import Key
 from besiege.defenses.defense import Deployed
-from besiege.study.adaptive import PILOTS
-from besiege.study.experiment import Experiment
+from besiege.study.adaptive.planner import PILOTS
+from besiege.study.experiment.experiment import Experiment
 from besiege.study.judge import answers
 from besiege.study.prepared import Prepared
 from besiege.study.recipe import NONE, Recipe

@@ -14,7 +14,7 @@ from besiege.checks.protocol import Scores
 from besiege.core.errors import BadRun, BadSetting
 from besiege.core.store import RunFolder
 from besiege.study.certify import Certificates
-from besiege.study.examine import examine_run
+from besiege.study.evidence.examine import examine_run
 
 FEW = 40  # the check that asks whether there are enough images
 

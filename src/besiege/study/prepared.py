@@ -23,11 +23,11 @@ from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
 from besiege.models.drawing import taken_over
 from besiege.models.sources import weights_hash
-from besiege.study.catalogs import Catalogs, load_plugins
 from besiege.study.engines.engine import Task
-from besiege.study.experiment import Experiment
+from besiege.study.experiment.catalogs import Catalogs, load_plugins
+from besiege.study.experiment.experiment import Experiment
+from besiege.study.experiment.places import respelled
 from besiege.study.judge import Judging, answers, check_images
-from besiege.study.places import respelled
 from besiege.study.recipe import Recipe
 from besiege.study.record import cell_hash, describe, file_hash, file_name, portable
 from besiege.study.shard import Examples, Shard, siege_batch

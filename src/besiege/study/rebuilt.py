@@ -11,7 +11,7 @@ import torch
 
 from besiege.core.errors import BadRun
 from besiege.core.store import GIVEN, PLANNED, RunFolder
-from besiege.study.experiment import experiment_from
+from besiege.study.experiment.experiment import experiment_from
 from besiege.study.prepared import Prepared, prepare
 
 

@@ -17,8 +17,8 @@ import torch
 
 from besiege.defenses.transform import contents
 from besiege.ops.codec import codec_version
+from besiege.study.experiment.places import respelled
 from besiege.study.judge import Judging
-from besiege.study.places import respelled
 from besiege.study.siege import Siege
 
 ROWS_VERSION = 1  # raise it when a change alters what rows mean: old cells are then attacked anew

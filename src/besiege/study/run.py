@@ -14,20 +14,20 @@ import numpy as np
 
 from besiege.core.errors import BadRun, BadSetting, BesiegeError, several
 from besiege.core.store import RunFolder
-from besiege.study.adaptive import PUPILS
-from besiege.study.aside import FIRST
+from besiege.study.adaptive.planned import adapts, planned
+from besiege.study.adaptive.planner import PUPILS
 from besiege.study.budget import timed
 from besiege.study.engines.engine import Engine, Outcome, Task
 from besiege.study.engines.local import local
 from besiege.study.engines.ray import Ray
-from besiege.study.examine import examine_run
-from besiege.study.experiment import Experiment
+from besiege.study.evidence.aside import FIRST
+from besiege.study.evidence.examine import examine_run
+from besiege.study.experiment.experiment import Experiment
+from besiege.study.experiment.tables import EngineTable
 from besiege.study.part import Part
-from besiege.study.planned import adapts, planned
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.progress import Event
 from besiege.study.record import environment
-from besiege.study.tables import EngineTable
 
 OnEvent: TypeAlias = Callable[[Event], None]
 

@@ -16,7 +16,7 @@ from besiege.attacks.search import Found
 from besiege.core.batch import rows as as_rows
 from besiege.core.key import Key
 from besiege.core.store import FOUND_BY
-from besiege.study.aside import aside
+from besiege.study.evidence.aside import aside
 from besiege.study.judge import Judging, Verdict, answers, judge
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Siege

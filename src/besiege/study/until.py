@@ -13,7 +13,7 @@ from besiege.core.errors import BadSetting
 from besiege.core.sequential import Stop, first_stop
 from besiege.core.stats import worst_each
 from besiege.core.store import RunFolder
-from besiege.study.experiment import Experiment
+from besiege.study.experiment.experiment import Experiment
 from besiege.study.progress import Event
 from besiege.study.run import run_experiment
 

@@ -19,9 +19,9 @@ from besiege.defenses.jpeg import Jpeg
 from besiege.defenses.transform import Around, Chain, Transform
 from besiege.ops.codec import ROUNDINGS, codec_version
 from besiege.ops.jpeg import SUBSAMPLINGS
+from besiege.study.doctor.probes import Stage
+from besiege.study.doctor.visit import Visit, array
 from besiege.study.judge import answers
-from besiege.study.probes import Stage
-from besiege.study.visit import Visit, array
 
 WAYS = tuple(product(SUBSAMPLINGS, ROUNDINGS))
 

@@ -19,13 +19,12 @@ from besiege.core.files import existing
 from besiege.core.foreign import paths_in
 from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import STAGES, VOTE, VOTES
-from besiege.study.catalogs import Catalogs, load_plugins
-from besiege.study.complaints import explained
-from besiege.study.overrides import override
-from besiege.study.places import weights_in
-from besiege.study.recipe import ADAPTIVE, Recipe
-from besiege.study.schema import Table
-from besiege.study.tables import (
+from besiege.study.experiment.catalogs import Catalogs, load_plugins
+from besiege.study.experiment.complaints import explained
+from besiege.study.experiment.overrides import override
+from besiege.study.experiment.places import weights_in
+from besiege.study.experiment.schema import Table
+from besiege.study.experiment.tables import (
     PLAIN,
     Data,
     DefenseTable,
@@ -37,6 +36,7 @@ from besiege.study.tables import (
     RecipeTable,
     ThreatTable,
 )
+from besiege.study.recipe import ADAPTIVE, Recipe
 
 
 def _spec(value: object) -> object:

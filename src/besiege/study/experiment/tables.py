@@ -15,10 +15,10 @@ from besiege.defenses.defense import VOTES, Defense, Deployed
 from besiege.defenses.ensemble import AVERAGES, Ensemble, Member
 from besiege.defenses.transform import Transform
 from besiege.models.classifier import Classifier
-from besiege.study.catalogs import Catalogs
-from besiege.study.places import respelled, respelled_chain
+from besiege.study.experiment.catalogs import Catalogs
+from besiege.study.experiment.places import respelled, respelled_chain
+from besiege.study.experiment.schema import Number, Sourced, Table
 from besiege.study.recipe import Recipe
-from besiege.study.schema import Number, Sourced, Table
 
 # What an ensemble leaves to its members.
 PLAIN = {"chain": "none", "vote": "one", "model": None}

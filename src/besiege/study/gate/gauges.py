@@ -15,8 +15,8 @@ from besiege.core.key import Key
 from besiege.core.stats import Shares
 from besiege.defenses.defense import Defense, Deployed
 from besiege.defenses.transform import Chain
-from besiege.study.corruptions import SEVERITY, right_under
-from besiege.study.latency import CALLS, Clock, Latency, latency
+from besiege.study.gate.corruptions import SEVERITY, right_under
+from besiege.study.gate.latency import CALLS, Clock, Latency, latency
 from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
 from besiege.study.rebuilt import rebuilt, threads

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from besiege.attacks.threat import BALLS
 from besiege.checks.finding import LEVELS, WARN
 from besiege.core.errors import BadSetting, BesiegeError, one_of
-from besiege.study.corruptions import CORRUPTIONS
+from besiege.study.gate.corruptions import CORRUPTIONS
 
 GOALS = ("targeted", "untargeted")
 EXAMPLE = "robust@linf:8/255>=30%"

@@ -21,7 +21,7 @@ from besiege.core.batch import by_example, chunks
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
 from besiege.models.classifier import Classifier
-from besiege.study.doctor import RECIPE, THREAT
+from besiege.study.doctor.doctor import RECIPE, THREAT
 from besiege.study.judge import answers
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Opponents, Siege

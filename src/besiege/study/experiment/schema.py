@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from besiege.study.places import respelled
+from besiege.study.experiment.places import respelled
 
 
 def number(value: object) -> object:

@@ -27,8 +27,8 @@ from besiege.checks.randomness import Answers, Control, Elsewhere, Luckiest, Sil
 from besiege.core.entry import parse_spec
 from besiege.core.power import images_lacking
 from besiege.core.stats import share_interval
-from besiege.study.evidence import Cell, common
-from besiege.study.members import rank, spent, united
+from besiege.study.evidence.evidence import Cell, common
+from besiege.study.evidence.members import rank, spent, united
 
 # Number of a check, its evidence, what it is about, and the cells whose figures it touches.
 Exhibit: TypeAlias = tuple[int, object, str, Sequence[Cell]]

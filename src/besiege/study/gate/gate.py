@@ -12,14 +12,13 @@ from typing import Any
 from besiege.checks.finding import LEVELS, STOP
 from besiege.core.errors import BadSetting, one_of
 from besiege.core.power import images_to_decide
-from besiege.study.corruptions import CORRUPTIONS, SEVERITY, strength
-from besiege.study.gauges import Gauges
-from besiege.study.held import Held
-from besiege.study.latency import CALLS, check_calls
-from besiege.study.product import Told, product, spelt
-from besiege.study.progress import Event
-from besiege.study.readings import Bench
-from besiege.study.requirements import (
+from besiege.study.gate.corruptions import CORRUPTIONS, SEVERITY, strength
+from besiege.study.gate.gauges import Gauges
+from besiege.study.gate.held import Held
+from besiege.study.gate.latency import CALLS, check_calls
+from besiege.study.gate.product import Told, product, spelt
+from besiege.study.gate.readings import Bench
+from besiege.study.gate.requirements import (
     EXAMPLE,
     SHARE,
     Measured,
@@ -29,6 +28,7 @@ from besiege.study.requirements import (
     decide,
     parse_requirement,
 )
+from besiege.study.progress import Event
 
 MET, MISSED, OPEN = 0, 1, 3  # exit codes; 2 is bad input
 

@@ -19,7 +19,7 @@ from besiege.checks.optimisation import Iterates
 from besiege.checks.pair import Survivors
 from besiege.core.stats import wilson
 from besiege.core.store import FOUND_BY
-from besiege.study.evidence import Cell, Shares
+from besiege.study.evidence.evidence import Cell, Shares
 
 Mask: TypeAlias = NDArray[np.bool_]
 Asked: TypeAlias = tuple[int, object]  # number of a check, and its evidence

@@ -16,9 +16,9 @@ from besiege.checks.optimisation import Asked, Duel
 from besiege.checks.randomness import Luck
 from besiege.core.batch import l2
 from besiege.core.key import Key
-from besiege.study.probes import Unasked
+from besiege.study.doctor.probes import Unasked
+from besiege.study.doctor.visit import Visit, array
 from besiege.study.recipe import Recipe
-from besiege.study.visit import Visit, array
 
 PUBLISHED = "published"  # the setting of a loss that is as its paper prints it
 

@@ -10,8 +10,8 @@ from typing import Any
 from besiege.checks.catalog import CHECKS
 from besiege.checks.finding import LEVELS, Answer, Finding, Fine, answered
 from besiege.core.store import RunFolder
-from besiege.study.evidence import Cell, cells_of
-from besiege.study.exhibits import exhibits
+from besiege.study.evidence.evidence import Cell, cells_of
+from besiege.study.evidence.exhibits import exhibits
 
 NONE: Mapping[str, Sequence[int]] = {}
 
@@ -54,7 +54,7 @@ def _pilots(
     cells: Sequence[Cell], resolved: Mapping[str, Any]
 ) -> Iterator[tuple[str, Sequence[int]]]:
     """Cells whose attack was worked out by trials, and the ids of the images of these trials."""
-    from besiege.study.adaptive import BUDGET, pilots_for
+    from besiege.study.adaptive.planner import BUDGET, pilots_for
 
     for plan in resolved.get("plans", {}).values():
         own = {k: plan[k] for k in ("defense", "threat", "targeted") if k in plan}

@@ -25,11 +25,11 @@ from besiege.core.errors import BesiegeError
 from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
 from besiege.defenses.imitation import LEARNED, write_imitator
-from besiege.study.descent import RANDOM, Descent, descent, known_surrogates
-from besiege.study.imitation import imitate
+from besiege.study.adaptive.descent import RANDOM, Descent, descent, known_surrogates
+from besiege.study.adaptive.imitation import imitate
+from besiege.study.adaptive.remedies import remedies
+from besiege.study.adaptive.schedule import LUCK, Schedule, Way
 from besiege.study.recipe import Recipe
-from besiege.study.remedies import remedies
-from besiege.study.schedule import LUCK, Schedule, Way
 from besiege.study.siege import Opponents, Siege
 
 BUDGET = 3000  # passes an image where the threat sets no limit

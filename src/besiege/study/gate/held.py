@@ -10,9 +10,9 @@ from typing import Any
 from besiege.checks.finding import Finding, from_record
 from besiege.core.errors import BadRun, unknown
 from besiege.core.store import RunFolder
-from besiege.study.evidence import Cell, cells_of
-from besiege.study.examine import examine_run
-from besiege.study.requirements import Requirement, ball_title
+from besiege.study.evidence.evidence import Cell, cells_of
+from besiege.study.evidence.examine import examine_run
+from besiege.study.gate.requirements import Requirement, ball_title
 
 
 @dataclass(frozen=True)

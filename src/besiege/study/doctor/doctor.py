@@ -19,11 +19,11 @@ from besiege.defenses.defense import Deployed
 from besiege.models.classifier import Classifier
 from besiege.models.drawing import is_taken_over, taken_over
 from besiege.ops.codec import codec_version
-from besiege.study import overheard, probes, visit
-from besiege.study.codecs import codec, codec_of, saved
-from besiege.study.preparations import preparations
+from besiege.study.doctor import overheard, probes, visit
+from besiege.study.doctor.codecs import codec, codec_of, saved
+from besiege.study.doctor.preparations import preparations
+from besiege.study.doctor.visit import DRAWS, Visit, array
 from besiege.study.recipe import Recipe
-from besiege.study.visit import DRAWS, Visit, array
 
 STEPS = 10  # of the short search
 THREAT = Threat(Linf(8 / 255))

@@ -12,11 +12,11 @@ import numpy as np
 from besiege.checks.finding import LEVELS, STOP, WARN
 from besiege.core.comparisons import paired
 from besiege.core.stats import Interval, Median, share_interval, worst_case
-from besiege.study.corruptions import CORRUPTIONS
-from besiege.study.evidence import Cell, common
-from besiege.study.gauges import Gauges
-from besiege.study.held import Held, threat_of
-from besiege.study.requirements import Measured, Requirement
+from besiege.study.evidence.evidence import Cell, common
+from besiege.study.gate.corruptions import CORRUPTIONS
+from besiege.study.gate.gauges import Gauges
+from besiege.study.gate.held import Held, threat_of
+from besiege.study.gate.requirements import Measured, Requirement
 
 NOTHING = Measured(math.nan, math.nan, math.nan, 0)
 ADAPT = (

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from besiege.core.errors import BesiegeError
-from besiege.study.corruptions import CORRUPTIONS
-from besiege.study.readings import NOTHING, Bench
-from besiege.study.requirements import QUANTITIES, Measured, Requirement, Unit, parse_requirement
+from besiege.study.gate.corruptions import CORRUPTIONS
+from besiege.study.gate.readings import NOTHING, Bench
+from besiege.study.gate.requirements import (
+    QUANTITIES,
+    Measured,
+    Requirement,
+    Unit,
+    parse_requirement,
+)
 
 IMAGES, DRAWS, CALLS = 32, 4, 10  # at most
 LONG = 60.0  # seconds an estimate of corruptions may take

@@ -19,8 +19,8 @@ from besiege.core.key import Key
 from besiege.defenses.defense import VOTE, Deployed
 from besiege.defenses.transform import Chain, Shape
 from besiege.models.drawing import draws_for_itself
-from besiege.study import probes
-from besiege.study.descent import RANDOM, Descent, descent
+from besiege.study.adaptive.descent import RANDOM, Descent, descent
+from besiege.study.doctor import probes
 from besiege.study.judge import answers
 from besiege.study.recipe import Recipe
 from besiege.study.siege import Opponents, Siege

@@ -13,12 +13,12 @@ import torch
 from besiege.core.files import write_whole
 from besiege.core.key import Key
 from besiege.core.store import PLANS
-from besiege.study.adaptive import BUDGET, PUPILS, Plan, pilots_for, plan
-from besiege.study.experiment import Experiment
+from besiege.study.adaptive.planner import BUDGET, PUPILS, Plan, pilots_for, plan
+from besiege.study.experiment.experiment import Experiment
+from besiege.study.experiment.tables import RecipeTable
 from besiege.study.prepared import Prepared
 from besiege.study.recipe import ADAPTIVE, Recipe
 from besiege.study.siege import Siege
-from besiege.study.tables import RecipeTable
 
 Told = Callable[[str], None]  # a title, when a plan is begun
 TRAINED = ": a network learned it"  # what a plan notes of a network that it trained

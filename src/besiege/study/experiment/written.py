@@ -13,15 +13,15 @@ from pydantic import ConfigDict, ValidationError
 from besiege.attacks.threat import Threat
 from besiege.core.errors import BadSetting, one_of
 from besiege.core.files import existing
-from besiege.study.adaptive import Plan
-from besiege.study.catalogs import load_plugins
-from besiege.study.complaints import explained
-from besiege.study.planned import as_table, within
+from besiege.study.adaptive.planned import as_table, within
+from besiege.study.adaptive.planner import Plan
+from besiege.study.experiment.catalogs import load_plugins
+from besiege.study.experiment.complaints import explained
+from besiege.study.experiment.schema import Table
+from besiege.study.experiment.tables import RecipeTable
 from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
-from besiege.study.schema import Table
 from besiege.study.siege import Siege
-from besiege.study.tables import RecipeTable
 
 HEAD = """\
 # A run made in Python, which no file can name the images, the model and the defense of.

@@ -1,0 +1,1 @@
+"""What is asked of a model and a defense before any attack."""

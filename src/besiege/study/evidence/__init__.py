@@ -1,0 +1,1 @@
+"""What the checks are shown of a run."""

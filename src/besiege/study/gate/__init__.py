@@ -1,0 +1,1 @@
+"""Requirements on a defense for continuous integration: robustness beside what it costs."""
