@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,33 +17,26 @@ from torch import Tensor
 from besiege.attacks.threat import Ball, Linf, Threat
 from besiege.core.errors import BadImages, BadSetting
 from besiege.core.key import Key
-from besiege.core.store import PLANS, RunFolder
 from besiege.defenses.defense import Deployed
 from besiege.models.catalog import load_model
 from besiege.models.classifier import Classifier
-from besiege.models.sources import weights_hash
 from besiege.report.tables import Summary, summarise
-from besiege.study.adaptive.planned import as_record
-from besiege.study.adaptive.planner import BUDGET, Plan, plan
 from besiege.study.audit import audit_points
-from besiege.study.budget import seconds_a_pass, settled
-from besiege.study.content import content
-from besiege.study.evidence.aside import FIRST
-from besiege.study.evidence.examine import examine_run
-from besiege.study.experiment.written import python_texts, settings_toml
+from besiege.study.in_memory import Case, run_case
 from besiege.study.judge import Judging, check_images
 from besiege.study.prepared import random_targets
-from besiege.study.recipe import ADAPTIVE, GIVEN, NONE, Recipe
+from besiege.study.progress import Display
+from besiege.study.recipe import ADAPTIVE, GIVEN, Recipe
 from besiege.study.recipes import RECIPES
-from besiege.study.record import cell_hash, describe, environment, portable
-from besiege.study.shard import Examples, point_hash, siege_batch
-from besiege.study.siege import Opponents, Siege
+from besiege.study.shard import Examples
+from besiege.study.siege import Opponents
 from besiege.study.soundness import check_defense, sound_classifier, sound_defense
-from besiege.study.until import Told, check_until, looks, told
+from besiege.study.until import check_until
 
 DEFAULT = Linf(8 / 255)
 ATTACKERS = ("none", "adaptive")  # where no recipes are given
 STEPS = 50  # of a recipe given by name
+QUIET = 2.0  # seconds without progress
 
 
 def evaluate(
@@ -63,6 +57,7 @@ def evaluate(
     seed: int = 0,
     micro_batch: int = 32,
     out: str | Path | None = None,
+    progress: bool = True,
 ) -> Summary:
     """How robust `defense` is: the attackers `recipes`, judged on fresh draws, and a verdict.
 
@@ -76,7 +71,9 @@ def evaluate(
         accuracy is known to lie above or below it (`study.until`); a note says so.
     models: others by their names in `Recipe.models`, else specs; the adaptive attacker tries all.
     steps: of recipes given by name that make some, else 50.  draws: of the judge, an example.
-    out: a run folder to keep (`besiege report`, `besiege.load_recipes`); None keeps nothing.
+    out: a run folder to keep (`besiege report`, `besiege.load_recipes`); the same call again goes
+        on with it. None keeps nothing.
+    progress: shown on stderr, from two seconds on.
     Returns a summary, which prints as a table. Raises BadImages for what no score could be of.
     Cost: of each recipe its budget at most, or steps x its draws passes, plus `draws` forwards; a
         plan for "adaptive" takes some hundreds to thousands of passes of 16 images.
@@ -97,70 +94,11 @@ def evaluate(
     examples = _examples(defense, x, y, goal, targets, seed)
     defense = _sound(defense, x, seed)
     chosen, judging = [_recipe(n, steps) for n in recipes], Judging(draws, micro_batch=micro_batch)
-    case = _Case(defense, examples, goal, _opponents(chosen, models, x, judging), seed)
-    said: dict[str, Any] = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
-    if minutes is not None:
-        case, said["budgets"] = _timed(case, chosen, minutes, draws, out)
-    with _folder(out) as path:
-        known = _besieged(path, case, chosen, judging, said, until)
+    case = Case(defense, examples, goal, _opponents(chosen, models, x, judging), judging, seed)
+    said = {"experiment": {"seed": seed, "defense": _claimed(defense, claim)}}
+    with _folder(out) as path, _display(progress) as show:
+        known = run_case(path, case, chosen, said, minutes=minutes, until=until, on_event=show)
         return _noted(summarise(path), chosen, steps, known)
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What is attacked, for what."""
-
-    defense: Deployed
-    examples: Examples
-    threat: Threat
-    opponents: Opponents
-    seed: int
-
-    @property
-    def key(self) -> Key:
-        return Key.root(self.seed, list(self.examples.ids), self.examples.x.device)
-
-    @property
-    def goal(self) -> Tensor:
-        """(B,) labels, or targets."""
-        return self.examples.target if self.threat.targeted else self.examples.label
-
-    def worked(
-        self, recipes: Sequence[Recipe], folder: Path
-    ) -> tuple[list[Siege], list[Plan | None]]:
-        """A siege by each recipe, worked out where that is yet to be done, and its plan.
-
-        folder: of networks that are trained on the way.
-        """
-        plans = [self.plan(folder) if recipe.attack == ADAPTIVE else None for recipe in recipes]
-        found = [
-            replace(plan.recipe, name=recipe.name) if plan else recipe
-            for recipe, plan in zip(recipes, plans, strict=True)
-        ]
-        return [Siege(self.defense, r, self.threat, self.opponents) for r in found], plans
-
-    def plan(self, folder: Path) -> Plan:
-        """How to attack."""
-        x, budget = self.examples.x, self.threat.passes or BUDGET
-        more: Any = {"budget": budget, "opponents": self.opponents, "folder": folder}
-        return plan(self.defense, x, self.goal, self.threat, self.key, **more)
-
-    def seconds(self) -> float:
-        """Of a pass."""
-        x = self.examples.x
-        return seconds_a_pass(self.defense, x, self.goal, self.threat, self.key, self.opponents)
-
-
-def _timed(
-    case: _Case, recipes: Sequence[Recipe], minutes: float, draws: int, out: str | Path | None
-) -> tuple[_Case, list[dict[str, Any]]]:
-    """The case with as many passes as fit into `minutes`, and the budget as a folder keeps it."""
-    asked = {"threat": 0, "title": case.threat.name, "minutes": minutes}
-    attackers = sum(recipe.attack != NONE for recipe in recipes)
-    known = RunFolder(Path(out)).resolved().get("budgets", ()) if out else ()
-    n, random = len(case.examples.ids), case.defense.is_random(_shape(case.examples.x))
-    found = settled(asked, known, lambda: [case.seconds()] * attackers, n, draws, random)
-    return replace(case, threat=replace(case.threat, passes=found["passes"])), [found]
 
 
 @contextmanager
@@ -170,32 +108,17 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         yield Path(scratch) / "run" if out is None else Path(out)
 
 
+def _display(shown: bool) -> Display:
+    """Progress on stderr, for what takes long."""
+    return Display(sys.stderr, quiet=QUIET if shown else math.inf)
+
+
 def _asked(recipes: Sequence[str | Recipe], until: float | None) -> None:
     """Refuse what cannot be attacked, or cannot end, before anything is."""
     if not recipes:
         raise BadSetting('no recipe came: give at least one, such as recipes=["bpda+eot"].')
     if until is not None:
         check_until(until)
-
-
-def _besieged(
-    path: Path,
-    case: _Case,
-    recipes: Sequence[Recipe],
-    judging: Judging,
-    said: Mapping[str, Any],
-    until: float | None,
-) -> list[str]:
-    """Run a case into a folder, on all images or until it is told; what is told then."""
-    sieges, plans = case.worked(recipes, path / PLANS)
-    texts = python_texts(recipes, sieges, plans, case.seed, judging.draws, path)
-    known: tuple[Told, ...] = ()
-    for ids in looks(case.examples.ids, until):
-        _run(path, sieges, plans, case.examples, ids, case.seed, judging, said, texts)
-        known = () if until is None else told(path, until)
-        if known and all(one.stop for one in known):
-            break
-    return [str(one) for one in known]
 
 
 def _noted(
@@ -239,75 +162,6 @@ def _examples(
     return Examples(ids, x, y, target)
 
 
-def _run(
-    path: Path,
-    sieges: Sequence[Siege],
-    plans: Sequence[Plan | None],
-    examples: Examples,
-    ids: Sequence[int],
-    seed: int,
-    judging: Judging,
-    said: Mapping[str, Any],
-    texts: tuple[str, str],
-) -> None:
-    """Attack and judge what the folder at `path` lacks of the examples `ids`.
-
-    said: what else resolved.json holds. plans: of sieges, None for those that needed none.
-    texts: of experiment.toml and planned.toml.
-    """
-    defense = sieges[0].defense
-    name = defense.name
-    pixels = torch.cat([examples.x.flatten().double(), examples.label.double()]).cpu().numpy()
-    fingerprint = {
-        "seed": seed,
-        "weights": weights_hash(*(part.classifier for part in defense.parts)),
-        "models": {n: weights_hash(m) for n, m in sieges[0].opponents.models.items()},
-        "chain": " & ".join(content(part.chain) for part in defense.parts),
-        "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
-        "targets": examples.target.tolist(),
-        "points": None if examples.points is None else [point_hash(p) for p in examples.points],
-    }
-    records: dict[str, dict[str, Any]] = {}
-    for siege in sieges:
-        record = describe(siege, judging, defense=name, chain=name, vote=defense.counting)
-        cell = cell_hash(portable(record), fingerprint)
-        records[cell] = {"cell": cell, **record}
-    resolved = {**said, "cells": list(records.values()), "ids": list(ids)}
-    pairs, n = zip(records.values(), plans, strict=True), len(examples.ids)
-    if made := {record["cell"]: _told(record, plan, n, path) for record, plan in pairs if plan}:
-        resolved["plans"] = made
-    with RunFolder.open(path) as folder:
-        folder.write_experiment(texts[0], resolved, environment(str(examples.x.device)))
-        if texts[1]:
-            folder.write_planned(texts[1])
-        by_cell = dict(zip(records, sieges, strict=True))
-        for cell, done in folder.finished(by_cell):
-            missing = [i for i in ids if i not in done]
-            if missing:
-                part = torch.tensor(missing, device=examples.x.device)
-                siege = by_cell[cell]
-                own = examples.points if siege.recipe.attack == GIVEN else None
-                some = Examples(
-                    missing,
-                    examples.x[part],
-                    examples.label[part],
-                    examples.target[part],
-                    None if own is None else own[part],
-                )
-                shard = siege_batch(
-                    cell, siege, some, seed, judging, keep=missing[:4], first=ids[:FIRST]
-                )
-                folder.write_shard(shard.rows, shard.traces, shard.images)
-        examine_run(path)
-
-
-def _told(record: Mapping[str, Any], plan: Plan, images: int, folder: Path) -> dict[str, Any]:
-    """A plan as a run folder has it; images: that were there to plan on."""
-    where = {name: record[name] for name in ("defense", "threat", "targeted")}
-    budget = record["passes"] or BUDGET
-    return {**as_record(plan, record["recipe"], images, budget, folder), **where}
-
-
 def judge_images(
     defense: Deployed,
     points: Tensor,
@@ -320,6 +174,7 @@ def judge_images(
     seed: int = 0,
     micro_batch: int = 32,
     out: str | Path | None = None,
+    progress: bool = True,
 ) -> Summary:
     """Judge adversarial images that somebody else made, on fresh draws, beside the clean ones.
 
@@ -347,13 +202,10 @@ def judge_images(
     check_images(points, y, defense.parts[0].classifier.num_classes, x.shape[1], examples.ids)
     defense = _sound(defense, x, seed)
     recipes = (RECIPES.build("none"), Recipe("given", attack=GIVEN, steps=0))
-    sieges = [Siege(defense, r, goal, Opponents(micro_batch=micro_batch)) for r in recipes]
-    judging = Judging(draws=draws, micro_batch=micro_batch)
-    examples = examples._replace(points=points)
-    with _folder(out) as path:
-        said = {"experiment": {"seed": seed}}
-        texts = settings_toml(recipes, goal, seed, draws, path), ""
-        _run(path, sieges, [None, None], examples, examples.ids, seed, judging, said, texts)
+    judging, opponents = Judging(draws, micro_batch=micro_batch), Opponents(micro_batch=micro_batch)
+    case = Case(defense, examples._replace(points=points), goal, opponents, judging, seed)
+    with _folder(out) as path, _display(progress) as show:
+        run_case(path, case, recipes, {"experiment": {"seed": seed}}, on_event=show)
         return summarise(path)
 
 

@@ -323,3 +323,19 @@ def test_in_memory_it_is_a_recipe_like_any_other():
     found = besiege.evaluate(defense, X[:4], Y[:4], Linf(0.3), recipes=["adaptive"], draws=4)
     assert [line.recipe for line in found.lines] == ["adaptive"]
     assert torch.tensor(found.lines[0].accuracy.estimate) < 0.5
+
+
+def test_in_memory_the_same_call_goes_on_with_its_plan(tmp_path, monkeypatch):
+    defense = Defense(besiege.parse_chain("noise:scale=0.1"), NET)
+
+    def asked():
+        how = {"recipes": ["adaptive"], "draws": 4, "budget": 300, "out": tmp_path / "run"}
+        return besiege.evaluate(defense, X[:4], Y[:4], Linf(0.3), **how)
+
+    first = asked()
+    (shard,) = (tmp_path / "run").glob("cells/*.parquet")
+    monkeypatch.setattr("besiege.study.in_memory.plan", None)  # nobody plans again
+    shard.unlink()
+    second = asked()
+    assert [line.accuracy for line in second.lines] == [line.accuracy for line in first.lines]
+    assert second.plans == first.plans

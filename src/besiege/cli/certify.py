@@ -53,7 +53,6 @@ def certify(
     figure: Annotated[Path | None, typer.Option(help="An .svg file for the curve.")] = None,
 ) -> None:
     """Certify a defense that begins with noise, by randomized smoothing; attacks nothing."""
-    from besiege.cli.progress import Display
     from besiege.core.key import Key
     from besiege.data.catalog import load_images
     from besiege.defenses.catalog import parse_chain
@@ -62,6 +61,7 @@ def certify(
     from besiege.study.certified import certifiable, keep_certificates, on_curve
     from besiege.study.certify import certify as certify_images
     from besiege.study.judge import check_images
+    from besiege.study.progress import Display
 
     _fitting(predict, into, radius, figure)
     run = certifiable(into, defense, vote, model) if into else None

@@ -74,11 +74,11 @@ def gate(
     Exit 0: all are met. 1: one is not. 3: none is known to be missed, some are not decided.
     2: bad input.
     """
-    from besiege.cli.progress import Display
     from besiege.cli.verdicts import show
     from besiege.study.gate.corruptions import SEVERITY
     from besiege.study.gate.gate import asking
     from besiege.study.gate.gate import gate as ask
+    from besiege.study.progress import Display
 
     severities = severity or (SEVERITY,)
     asked = asking(require or (), on, severities, calls)  # before hours of attacks

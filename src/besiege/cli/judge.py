@@ -112,7 +112,7 @@ def _images(
 
 def _run_again(run: Path, changes: list[str], draws: int | None, seed: int | None) -> None:
     """Judge the points of a run again; exit 1 if that contradicts the run."""
-    from besiege.cli.progress import Display
+    from besiege.study.progress import Display
     from besiege.study.rejudge import rejudge
 
     with Display(sys.stderr) as display:

@@ -36,10 +36,10 @@ def protect(
     ] = 12,
 ) -> None:
     """Apply a defense to pictures; exit 1 if some were skipped, the others are written."""
-    from besiege.cli.progress import Display
     from besiege.core.errors import BadRun, BadSetting
     from besiege.defenses.catalog import parse_chain
     from besiege.report.contact_sheet import before_and_after
+    from besiege.study.progress import Display
     from besiege.study.protect import protect as protect_files
 
     if sheet is not None and sheet.suffix.lower() != ".png":

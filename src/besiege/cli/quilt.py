@@ -31,10 +31,9 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Cut patches from IMAGES at random; images that cannot be read are named and passed over."""
-    from besiege.cli.progress import Display
     from besiege.data.catalog import load_images
     from besiege.data.patches import build
-    from besiege.study.progress import Event
+    from besiege.study.progress import Display, Event
 
     folder = Path(images).expanduser()
     spec = options.folder_spec(folder, image_size, channels, order) if folder.is_dir() else images

@@ -53,11 +53,11 @@ def reproduce(
     paper = load_paper(name, [*changes, *(change or ())], only or (), quick)
     folder = out or Path("runs") / f"reproduce-{paper.name}{'-quick' if quick else ''}"
 
-    from besiege.cli.progress import Display
     from besiege.papers.reproduce import FOLDERS
     from besiege.papers.reproduce import reproduce as measured
     from besiege.papers.show import show, write
     from besiege.report.page import write_report
+    from besiege.study.progress import Display
 
     with Display(sys.stderr) as display:
         found = measured(paper, folder, display)

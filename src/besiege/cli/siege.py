@@ -16,8 +16,8 @@ def siege(experiment: Experiment, out: Path, part: Part | None = None) -> None:
 
     part: only that part of it. The last part to be done prints the table of all.
     """
-    from besiege.cli.progress import Display
     from besiege.core.store import RunFolder
+    from besiege.study.progress import Display
     from besiege.study.run import run_experiment
 
     def run() -> None:
@@ -40,7 +40,7 @@ def siege(experiment: Experiment, out: Path, part: Part | None = None) -> None:
 
 def siege_until(experiment: Experiment, out: Path, threshold: float) -> None:
     """Run `experiment` until each defense is told from `threshold`; print what is known."""
-    from besiege.cli.progress import Display
+    from besiege.study.progress import Display
     from besiege.study.until import run_until
 
     with Display(sys.stderr) as display:

@@ -121,7 +121,7 @@ def _worked_out(
         experiment, budgets = timed(experiment, prepared, ids, before, len(wanted))
         prepared, more = prepare(experiment), {"budgets": budgets}
     if adapts(experiment, prepared):
-        told = partial(_planning, on_event)
+        told = partial(_planning, on_event, time.perf_counter())
         adapted, plans = planned(experiment, prepared, ids, out, told)
         records = {record["cell"]: record for record in prepared.records}
         where = ("defense", "threat", "targeted")
@@ -240,6 +240,6 @@ def _images(count: int) -> str:
     return f"{count} image{'s' if count > 1 else ''} cannot be scored"
 
 
-def _planning(on_event: OnEvent | None, title: str) -> None:
+def _planning(on_event: OnEvent | None, began: float, title: str) -> None:
     if on_event:
-        on_event(Event("", title, 0, 0, 0.0))
+        on_event(Event("", title, 0, 0, time.perf_counter() - began))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from besiege.core.files import write_whole
 from besiege.core.key import Key
 from besiege.core.store import PLANS
 from besiege.study.adaptive.planner import BUDGET, PUPILS, Plan, pilots_for, plan
+from besiege.study.experiment.catalogs import Catalogs
 from besiege.study.experiment.experiment import Experiment
 from besiege.study.experiment.tables import RecipeTable
 from besiege.study.prepared import Prepared
 from besiege.study.recipe import ADAPTIVE, Recipe
 from besiege.study.siege import Siege
 
-Told = Callable[[str], None]  # a title, when a plan is begun
+Told = Callable[[str], None]  # a title, when a plan is begun and when it has found something
 TRAINED = ": a network learned it"  # what a plan notes of a network that it trained
 
 
@@ -41,30 +43,49 @@ def planned(
 
     ids: of the images; plans are made on the first. folder: of the run; each plan is kept there as
     soon as it is made, with the networks that it names, and one that is there is taken as it is.
-    told: called before each plan that has to be made.
+    told: called before each plan that has to be made, and with each of its notes.
     """
     plans: dict[str, Any] = {}
     tables: list[RecipeTable] = []
     for cell, siege in prepared.sieges.items():
         if siege.recipe.attack != ADAPTIVE:
             continue
-        kept = folder / PLANS / f"{cell}.json"
-        if not kept.exists():
-            if told:
-                told(f"{prepared.title(cell)} · planning")
-            made = _made(prepared, siege, ids[:PUPILS], folder)
-            write_whole(kept, json.dumps(made, indent=1).encode())
-        plans[cell] = json.loads(kept.read_text())
-        only = prepared.place(cell)
-        found = RecipeTable.model_validate(plans[cell]["recipe"])
-        found = found.placed(lambda name: str(folder / name))
-        tables.append(found.model_copy(update=only))
+        tell = partial(_told, told, f"{prepared.title(cell)} · planning")
+        make = partial(_made, prepared, siege, ids[:PUPILS], folder, tell)
+        plans[cell] = kept_plan(folder, cell, make)
+        tables.append(_table(plans[cell], folder).model_copy(update=prepared.place(cell)))
     others = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
     return experiment.model_copy(update={"recipe": (*others, *tables)}), plans
 
 
-def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dict[str, Any]:
+def kept_plan(folder: Path, cell: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The plan that a run folder has for a cell; if none, what `make` returns, which is kept."""
+    kept = folder / PLANS / f"{cell}.json"
+    if not kept.exists():
+        write_whole(kept, json.dumps(make(), indent=1).encode())
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+def recipe_in(plan: Mapping[str, Any], folder: Path) -> Recipe:
+    """The recipe that a plan kept in `folder` came to; it names nothing of a user's own."""
+    return _table(plan, folder).recipe(Catalogs())
+
+
+def _table(plan: Mapping[str, Any], folder: Path) -> RecipeTable:
+    return RecipeTable.model_validate(plan["recipe"]).placed(lambda name: str(folder / name))
+
+
+def _told(told: Told | None, title: str, note: str = "") -> None:
+    if told:
+        told(f"{title}: {note}" if note else title)
+
+
+def _made(
+    prepared: Prepared, siege: Siege, ids: list[int], folder: Path, tell: Told
+) -> dict[str, Any]:
     """The plan of one siege as JSON; see `as_record`."""
+    tell("")
     images = prepared.examples(tuple(ids), siege.threat)
     goal = images.target if siege.threat.targeted else images.label
     key = Key.root(prepared.experiment.seed, ids, images.x.device)
@@ -81,6 +102,7 @@ def _made(prepared: Prepared, siege: Siege, ids: list[int], folder: Path) -> dic
             budget=budget,
             opponents=replace(siege.opponents, models=models),
             folder=folder / PLANS,
+            on_note=tell,
         )
     return as_record(found, siege.recipe.name, len(ids), budget, folder)
 

@@ -10,7 +10,7 @@ with the cheap and strong first (`schedule`), that can be written into an experi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def plan(
     budget: int = BUDGET,
     opponents: Opponents | None = None,
     folder: Path | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Plan:
     """How to attack `defense` under `threat`, for at most `budget` passes an image.
 
@@ -82,12 +83,13 @@ def plan(
     passes, draws counted. opponents: its models, if any, are others to transfer points from.
     folder: where networks that imitate links are kept, which the recipe names; None trains none.
         A budget under TAUGHT has no such network, and one under THOROUGH has short trials only.
+    on_note: is told each note as soon as it is made.
     Cost: for each link about 60 forwards a pilot and surrogate, then 7 short attacks and 3 longer;
     where those leave more than a tenth of the pilots, LESSONS training steps a link and as many
     longer attacks more, and up to 8 attacks of a sixth of the budget on the pilots that stand.
     """
     opponents = opponents or Opponents()
-    planner = _Planner(defense, threat, opponents, x, goal, key, budget)
+    planner = _Planner(defense, threat, opponents, x, goal, key, budget, on_note)
     ways, draws, last = [Way("best surrogates", {})], 1, None
     if threat.access != "gradients":
         planner.note(f"access to {threat.access} only: no surrogate was tried")
@@ -136,6 +138,7 @@ class _Planner:
         goal: Tensor,
         key: Key,
         budget: int,
+        on_note: Callable[[str], None] | None,
     ) -> None:
         self.defense, self.threat = defense, threat
         pilots, self.thorough = pilots_for(budget), budget >= THOROUGH
@@ -149,10 +152,13 @@ class _Planner:
         self.gains: dict[str, dict[str, float]] = {}  # of surrogates of a link
         self.won: dict[str, Tensor] = {}  # (pilots,) share of draws, of a way's last trial
         self.notes: list[str] = []
+        self.on_note = on_note
         self.passes = 0.0
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+        if self.on_note:
+            self.on_note(text)
 
     def ways(self) -> list[Way]:
         """The ways worth a trial: the best surrogate of each link, then one change at a time."""

@@ -14,14 +14,12 @@ from besiege.attacks.threat import Threat
 from besiege.core.errors import BadSetting, one_of
 from besiege.core.files import existing
 from besiege.study.adaptive.planned import as_table, within
-from besiege.study.adaptive.planner import Plan
 from besiege.study.experiment.catalogs import load_plugins
 from besiege.study.experiment.complaints import explained
 from besiege.study.experiment.schema import Table
 from besiege.study.experiment.tables import RecipeTable
 from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
-from besiege.study.siege import Siege
 
 HEAD = """\
 # A run made in Python, which no file can name the images, the model and the defense of.
@@ -97,26 +95,6 @@ def settings_toml(
     tables = [_table(recipe, folder) for recipe in recipes]
     settings = {"seed": seed, "judge": {"draws": draws}, "threat": [aim], "recipe": tables}
     return HEAD + tomli_w.dumps(settings)
-
-
-def python_texts(
-    recipes: Sequence[Recipe],
-    sieges: Sequence[Siege],
-    plans: Sequence[Plan | None],
-    seed: int,
-    draws: int,
-    folder: Path,
-) -> tuple[str, str]:
-    """Of experiment.toml and planned.toml; the latter "" where nothing was worked out.
-
-    recipes: as asked for. sieges: with the recipes that they came to by `plans`.
-    """
-    threat = sieges[0].threat
-    given = settings_toml(recipes, threat, seed, draws, folder)
-    if not any(plans):
-        return given, ""
-    found = [siege.recipe for siege in sieges]
-    return given, settings_toml(found, threat, seed, draws, folder)
 
 
 def _table(recipe: Recipe, folder: Path) -> dict[str, Any]:
