@@ -9,7 +9,7 @@ import torch
 
 import besiege
 from besiege.attacks.threat import L2, Linf, Threat
-from besiege.core.errors import BadSetting
+from besiege.core.errors import BadRun, BadSetting
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
 from besiege.defenses.defense import VOTE, Defense, Majority
@@ -225,7 +225,7 @@ def cells(out):
 def test_a_run_writes_its_plan_down_and_it_runs_again(tmp_path):
     seen = []
     first = run_experiment(experiment_from(SETTINGS), tmp_path / "first", seen.append)
-    assert sum("planning" in event.title for event in seen) == 4
+    assert sum(event.title.endswith("planning") for event in seen) == 4
     assert len(cells(first)) == 8
     again = load_experiment(first / "planned.toml")
     second = run_experiment(again, tmp_path / "second")
@@ -250,7 +250,7 @@ def test_plans_that_are_made_outlive_a_stop(tmp_path):
         run_experiment(experiment_from(SETTINGS), tmp_path, stopping)
     seen = []
     run_experiment(experiment_from(SETTINGS), tmp_path, seen.append)
-    assert sum("planning" in event.title for event in seen) == 1
+    assert sum(event.title.endswith("planning") for event in seen) == 1
 
 
 NEGATIVE = """
@@ -339,3 +339,46 @@ def test_in_memory_the_same_call_goes_on_with_its_plan(tmp_path, monkeypatch):
     second = asked()
     assert [line.accuracy for line in second.lines] == [line.accuracy for line in first.lines]
     assert second.plans == first.plans
+
+
+def plans_in(out):
+    return RunFolder(out).resolved()["plans"]
+
+
+def test_workers_plan_side_by_side(tmp_path):
+    told = []
+    settings = {**SETTINGS, "threat": SETTINGS["threat"][:1]}
+    alone = run_experiment(experiment_from(settings), tmp_path / "alone")
+    both = experiment_from({**settings, "engine": {"workers": 2}})
+    out = run_experiment(both, tmp_path / "both", told.append)
+    assert any("planned, 2 of 2" in event.title for event in told)
+    assert plans_in(out) == plans_in(alone)
+    assert rows(out) == rows(alone)
+
+
+TIRED = """
+from itertools import count
+
+CALLS = count()
+
+
+def tired(image):
+    if next(CALLS) > 300:
+        raise RuntimeError("no more of this")
+    return image
+"""
+
+
+def test_an_attack_that_cannot_be_worked_out_is_named_and_the_others_are_kept(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TIRED)
+    tired = {"name": "tired", "chain": f"{path}:tired:is_random=false"}
+    settings = {
+        **SETTINGS,
+        "defense": [*SETTINGS["defense"][:1], tired],
+        "threat": [{"eps": 0.1, "passes": 1000}],
+        "engine": {"workers": 2},
+    }
+    with pytest.raises(BadRun, match=r"1 of 2 attacks(.*\n)*.*tired.*no more of this"):
+        run_experiment(experiment_from(settings), tmp_path / "run")
+    assert len([*(tmp_path / "run" / "plans").glob("*.json")]) == 1

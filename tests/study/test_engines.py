@@ -86,7 +86,7 @@ def refuse():
 
 
 def found(outcomes):
-    return sorted(i for o in outcomes if o.shard for i in o.shard.rows["id"])
+    return sorted(i for o in outcomes if o.made for i in o.made.rows["id"])
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -204,7 +204,7 @@ class Mask:
 
 if __name__ == "__main__":
     (done,) = Processes(1).run(Mask, [Task("cell", (1,))])
-    print(done.shard.rows["id"])
+    print(done.made.rows["id"])
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from besiege.core.errors import BadRun
 from besiege.core.store import GIVEN, PLANNED, RunFolder
@@ -50,14 +47,3 @@ def rebuilt(path: Path, overrides: Sequence[str], purpose: str, instead: str) ->
     if len(names) != len(prepared.records):
         raise BadRun(f"{path}: --set changed the grid: {len(prepared.records)} cells, not as run.")
     return Rebuilt(resolved, prepared, names == list(prepared.sieges))
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Work on `count` threads, and on as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

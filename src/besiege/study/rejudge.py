@@ -14,10 +14,11 @@ from torch import Tensor
 from besiege.core.errors import BadRun
 from besiege.core.key import Key
 from besiege.core.store import RunFolder
+from besiege.study.engines.engine import threads
 from besiege.study.judge import Judging, answers
 from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
-from besiege.study.rebuilt import rebuilt, threads
+from besiege.study.rebuilt import rebuilt
 from besiege.study.shard import point_hash
 from besiege.study.siege import Siege
 from besiege.study.soundness import UNKEYED

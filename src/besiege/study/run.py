@@ -213,10 +213,10 @@ def _commit(
     if on_event:
         on_event(Event("", "resumed" if done else "started", done, work.asked, 0.0))
     for outcome in outcomes:
-        if outcome.shard is None:
+        if outcome.error is not None:
             failures.append(outcome)
         else:
-            folder.write_shard(outcome.shard.rows, outcome.shard.traces, outcome.shard.images)
+            folder.write_shard(outcome.made.rows, outcome.made.traces, outcome.made.images)
         done += len(outcome.task.ids)
         if on_event:
             cell = outcome.task.cell

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 
 import torch
 
+from besiege.core.errors import BadRun, several
 from besiege.core.files import write_whole
 from besiege.core.key import Key
 from besiege.core.store import PLANS
 from besiege.study.adaptive.planner import BUDGET, PUPILS, Plan, pilots_for, plan
+from besiege.study.engines.engine import Engine, Evaluate, Task, threads
+from besiege.study.engines.local import Processes
 from besiege.study.experiment.catalogs import Catalogs
 from besiege.study.experiment.experiment import Experiment
 from besiege.study.experiment.tables import RecipeTable
-from besiege.study.prepared import Prepared
+from besiege.study.prepared import Prepared, prepare
 from besiege.study.recipe import ADAPTIVE, Recipe
 from besiege.study.siege import Siege
 
@@ -41,30 +45,76 @@ def planned(
     """The experiment with a union of recipes for each defense and threat in place of an adaptive
     one, and the plans by the cells that asked for them.
 
-    ids: of the images; plans are made on the first. folder: of the run; each plan is kept there as
-    soon as it is made, with the networks that it names, and one that is there is taken as it is.
-    told: called before each plan that has to be made, and with each of its notes.
+    ids: of the images; plans are made on the first, as many at a time as the experiment has local
+    workers. folder: of the run; each plan is kept there as soon as it is made, with the networks
+    that it names, and one that is there is taken as it is. told: what is begun and found.
+    Raises BadRun where some could not be made, when all others are.
     """
-    plans: dict[str, Any] = {}
-    tables: list[RecipeTable] = []
-    for cell, siege in prepared.sieges.items():
-        if siege.recipe.attack != ADAPTIVE:
-            continue
-        tell = partial(_told, told, f"{prepared.title(cell)} · planning")
-        make = partial(_made, prepared, siege, ids[:PUPILS], folder, tell)
-        plans[cell] = kept_plan(folder, cell, make)
-        tables.append(_table(plans[cell], folder).model_copy(update=prepared.place(cell)))
+    cells = [cell for cell, siege in prepared.sieges.items() if siege.recipe.attack == ADAPTIVE]
+    tasks = [Task(c, tuple(ids[:PUPILS])) for c in cells if not _kept(folder, c).exists()]
+    settings = experiment.engine
+    workers = settings.workers if settings.kind == "local" else 1  # others may see no `folder`
+    if min(workers, len(tasks)) > 1:
+        engine = Processes(min(workers, len(tasks)), settings.threads)
+        _side_by_side(engine, partial(_worker, experiment, folder), tasks, prepared, told)
+    with threads(settings.threads):
+        plans = {cell: _plan(prepared, folder, told, cell, ids[:PUPILS]) for cell in cells}
+    tables = [
+        _table(plan, folder).model_copy(update=prepared.place(cell)) for cell, plan in plans.items()
+    ]
     others = [t for t in experiment.recipe if t.recipe(prepared.catalogs).attack != ADAPTIVE]
     return experiment.model_copy(update={"recipe": (*others, *tables)}), plans
 
 
+def _side_by_side(
+    engine: Engine,
+    build: Callable[[], Evaluate],
+    tasks: Sequence[Task],
+    prepared: Prepared,
+    told: Told | None,
+) -> None:
+    """Make plans in several processes, all that can be made."""
+    _told(told, f"planning {len(tasks)} attacks")
+    failed = []
+    with closing(engine.run(build, tasks)) as outcomes:
+        for done, outcome in enumerate(outcomes, 1):
+            title = prepared.title(outcome.task.cell)
+            _told(told, f"{title} · planned, {done} of {len(tasks)}")
+            if outcome.error:
+                failed.append(f"{title}: {outcome.error}")
+    if failed:
+        raise BadRun(
+            f"{len(failed)} of {len(tasks)} attacks could not be worked out; the others' plans are "
+            f"kept. The same command again goes on.\n  {several(failed)}"
+        )
+
+
+def _worker(experiment: Experiment, folder: Path) -> Evaluate:
+    """What a worker process makes plans with."""
+    prepared = prepare(experiment)
+    return lambda task: _plan(prepared, folder, None, task.cell, list(task.ids))
+
+
+def _plan(
+    prepared: Prepared, folder: Path, told: Told | None, cell: str, ids: list[int]
+) -> dict[str, Any]:
+    """The plan for one cell, made if the folder lacks it."""
+    tell = partial(_told, told, f"{prepared.title(cell)} · planning")
+    make = partial(_made, prepared, prepared.sieges[cell], ids, folder, tell)
+    return kept_plan(folder, cell, make)
+
+
 def kept_plan(folder: Path, cell: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The plan that a run folder has for a cell; if none, what `make` returns, which is kept."""
-    kept = folder / PLANS / f"{cell}.json"
+    kept = _kept(folder, cell)
     if not kept.exists():
         write_whole(kept, json.dumps(make(), indent=1).encode())
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
+
+
+def _kept(folder: Path, cell: str) -> Path:
+    return folder / PLANS / f"{cell}.json"
 
 
 def recipe_in(plan: Mapping[str, Any], folder: Path) -> Recipe:

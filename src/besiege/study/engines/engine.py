@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import torch
 
 from besiege.core.errors import BadRun
-from besiege.study.shard import Shard
 
 ATTEMPTS = 3  # of a task whose worker died; then its outcome is an error
 
@@ -20,16 +22,16 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a task: a shard, or the reason why there is none."""
+    """What became of a task: what was made of it, a shard mostly, or why there is nothing."""
 
     task: Task
-    shard: Shard | None
+    made: Any
     error: str | None
     seconds: float
 
 
 # Built once a worker, then called with one task after another.
-Evaluate: TypeAlias = Callable[[Task], Shard]
+Evaluate: TypeAlias = Callable[[Task], Any]
 
 
 class Engine(Protocol):
@@ -47,15 +49,26 @@ class Engine(Protocol):
         ...
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Work on `count` threads, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def attempt(evaluate: Evaluate, task: Task) -> Outcome:
     """The outcome of one task, whatever it raises."""
     began = time.perf_counter()
-    shard, error = None, None
+    made, error = None, None
     try:
-        shard = evaluate(task)
+        made = evaluate(task)
     except Exception as fault:
         error = f"{type(fault).__name__}: {fault}"
-    return Outcome(task, shard, error, time.perf_counter() - began)
+    return Outcome(task, made, error, time.perf_counter() - began)
 
 
 def started(build: Callable[[], Evaluate]) -> Evaluate | BadRun:

@@ -27,6 +27,7 @@ from besiege.study.engines.engine import (
     attempt,
     given_up,
     started,
+    threads,
 )
 
 
@@ -38,14 +39,10 @@ class InProcess(Engine):
 
     def run(self, build: Callable[[], Evaluate], tasks: Iterable[Task]) -> Generator[Outcome]:
         """Outcomes in the order of the tasks."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with threads(self.threads):
             evaluate = build()
             for task in tasks:
                 yield attempt(evaluate, task)
-        finally:
-            torch.set_num_threads(before)
 
 
 @dataclass

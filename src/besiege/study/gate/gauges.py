@@ -15,11 +15,12 @@ from besiege.core.key import Key
 from besiege.core.stats import Shares
 from besiege.defenses.defense import Defense, Deployed
 from besiege.defenses.transform import Chain
+from besiege.study.engines.engine import threads
 from besiege.study.gate.corruptions import SEVERITY, right_under
 from besiege.study.gate.latency import CALLS, Clock, Latency, latency
 from besiege.study.prepared import Prepared
 from besiege.study.progress import Event
-from besiege.study.rebuilt import rebuilt, threads
+from besiege.study.rebuilt import rebuilt
 from besiege.study.shard import Examples
 
 QUIET = 2.0  # seconds without progress
