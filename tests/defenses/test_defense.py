@@ -1,6 +1,6 @@
 """Votes, views, grafts and chains: what is deployed and what an attacker builds of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from besiege.defenses.catalog import parse_chain
 from besiege.defenses.defense import ABSTAIN, Defense, Majority, Mean, One
 from besiege.defenses.transform import Chain, Frozen, Graft, Named, Transform, module
 from besiege.laws.problems import coin_defense, linear_classifier
+from besiege.models.stages import Noise
 from besiege.study.recipe import Recipe
 from besiege.study.recipes import RECIPES
 
@@ -133,6 +134,20 @@ def test_a_frozen_link_draws_once_for_all():
 
 
 GUARDED = Defense(parse_chain("fd + rdg:cells=2"), linear_classifier(3, (1, 8, 8)))
+
+
+def test_a_view_without_links_casts_no_vote():
+    """Oblivious attackers of a vote of 16 paid for 16 passes, all alike."""
+    voting = Defense(parse_chain("noise:scale=0.1"), linear_classifier(), Majority(16))
+    bare = voting.seen_through({"noise": "skip"})
+    assert (bare.passes, voting.seen_through({"noise": "best"}).passes) == (1, 16)
+    alike = Defense(Chain(), voting.classifier, Majority(16))
+    torch.testing.assert_close(
+        bare.logits(X[..., :4, :4], KEY).softmax(-1), alike.logits(X[..., :4, :4], KEY).exp()
+    )
+    noisy = nn.Sequential(Noise(0.1), voting.classifier).eval()
+    drawing = replace(voting, classifier=voting.classifier.through(noisy))
+    assert drawing.seen_through({"noise": "skip"}).passes == 16
 
 
 def test_views_are_built_as_named():

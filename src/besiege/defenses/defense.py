@@ -314,7 +314,8 @@ class Defense(Deployed):
         are seen as they are.
         STAGES stands for the random stages of the classifier, where it has some: "frozen" or
         "as-is". VOTE stands for the vote over more than one draw: "as-is" or "one", a single draw,
-        which `draws` of the recipe average over.
+        which `draws` of the recipe average over. Where no link is left and the classifier draws
+        nothing, there is one draw: all would be alike.
         Raises UnknownName for a link that is not there, or another view of STAGES.
         """
         for name in view:
@@ -330,11 +331,13 @@ class Defense(Deployed):
         asked = view.get(VOTE, "as-is") if VOTE not in [link.name for link in self.links] else ""
         if asked not in ("as-is", "one", ""):
             raise unknown("view of the vote", asked, ["as-is", "one"])
+        left = tuple(link for link in links if link is not None)
+        alike = not left and not self.classifier.draws  # draws of nothing
         return replace(
             self,
-            chain=Chain(tuple(link for link in links if link is not None)),
+            chain=Chain(left),
             classifier=frozen(self.classifier) if how == "frozen" else self.classifier,
-            vote=One() if asked == "one" else self.vote,
+            vote=One() if asked == "one" or alike else self.vote,
         )
 
     def with_classifiers(self, change: Callable[[Classifier], Classifier]) -> Defense:
