@@ -6,6 +6,7 @@ whenever it is asked, so that the movement can be measured for each example and 
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -81,8 +82,9 @@ def _rigid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn (B,), shift (B, 2) in pixels (x, y) and squared error (B,) of the best candidate."""
     turns, size = a.shape[1], (b.shape[-2], b.shape[-1])
     flat, other = a.flatten(0, 1), b.repeat_interleave(a.shape[1], 0)
+    still, peak = flat.new_zeros(len(flat), 2), _peak(a, b[:, None]).flatten(0, 1)
     found = []
-    for shift in (torch.zeros(len(flat), 2, device=b.device, dtype=b.dtype), _peak(flat, other)):
+    for shift in (still, peak):
         grid = _grid(shift[:, :, None, None].expand(-1, -1, *size), size)
         found.append((shift, _error(flat, other, grid)))
     shifts = torch.stack([by_example(s, turns) for s, _ in found], 2)  # (B, T, 2, 2)
@@ -93,16 +95,21 @@ def _rigid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _peak(a: Tensor, b: Tensor) -> Tensor:
-    """By how much a pixel of b lies behind its place in a, (B, 2) whole pixels (x, y)."""
+    """By how much a pixel of b lies behind its place in a, (..., 2) whole pixels (x, y).
+
+    a, b (..., 1, H, W), whose first axes are broadcast.
+    """
     height, width = a.shape[-2:]
-    first, second = (torch.fft.rfft2(v[:, 0] - v.mean((1, 2, 3))[:, None, None]) for v in (a, b))
+    first, second = (
+        torch.fft.rfft2((v - v.mean((-3, -2, -1), keepdim=True))[..., 0, :, :]) for v in (a, b)
+    )
     cross = first * second.conj()
     spectrum = cross / cross.abs().clamp_min(1e-12)
-    place = torch.fft.irfft2(spectrum, s=(height, width)).flatten(1).argmax(1)
+    place = torch.fft.irfft2(spectrum, s=(height, width)).flatten(-2).argmax(-1)
     down, right = place // width, place % width
     down = torch.where(down > height // 2, down - height, down)
     right = torch.where(right > width // 2, right - width, right)
-    return torch.stack([right, down], 1).to(a.dtype)
+    return torch.stack([right, down], -1).to(a.dtype)
 
 
 def _grid(flow: Tensor, size: tuple[int, int]) -> Tensor:
@@ -162,5 +169,9 @@ def _lucas_kanade(a: Tensor, b: Tensor) -> Tensor:
 
 def _smooth(x: Tensor) -> Tensor:
     """Means over (2 REACH + 1)^2 pixels."""
-    padded = F.pad(x, (REACH,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * REACH + 1, stride=1)
+    x, side = F.pad(x, (REACH,) * 4, mode="replicate"), 2 * REACH + 1
+    # Sums of shifted images, one axis after the other, take a third of what `avg_pool2d` takes.
+    for axis in (-2, -1):
+        length = x.shape[axis] - 2 * REACH
+        x = reduce(torch.add, (x.narrow(axis, i, length) for i in range(side))) / side
+    return x
