@@ -87,6 +87,7 @@ def test_every_pair_of_attackers_and_of_defenses(two):
     assert first.found == compare(SOUND[:, 0].astype(float), HALF[:, 0].astype(float))
     assert [p.corrected for p in found.values()] == holm([mcnemar(20, 0)] * 4).tolist()
     assert all(p.told for p in found.values())
+    assert [p.only for p in found.values()] == [(20, 0), (0, 20), (20, 0), (20, 0)]
 
 
 def test_shares_of_draws_are_compared_by_the_bootstrap(tmp_path):

@@ -39,6 +39,7 @@ class Pair:
     found: Comparison
     corrected: float
     needed: int  # images that would tell a difference of 5 points
+    only: tuple[int, int]  # images that more than half of the draws count for the one alone
     cells: frozenset[str] = frozenset()  # of both, whose rows it is from
 
     @property
@@ -88,10 +89,12 @@ def pairs(run: Path, other: Path | None = None) -> tuple[Pair, ...]:
     if not found:
         raise BadRun(f"{run} has nothing to compare: two attackers or defenses on the same images.")
     compared = [_compared(*sides) for _, _, *sides in found]
-    corrected = holm([c.p for c, _ in compared])
+    corrected = holm([c.p for c, _, _ in compared])
     return tuple(
-        Pair(threat, what, one.title, two.title, c, float(p), n, one.cells | two.cells)
-        for (threat, what, one, two), (c, n), p in zip(found, compared, corrected, strict=True)
+        Pair(threat, what, one.title, two.title, c, float(p), n, only, one.cells | two.cells)
+        for (threat, what, one, two), (c, n, only), p in zip(
+            found, compared, corrected, strict=True
+        )
     )
 
 
@@ -120,7 +123,8 @@ def show(found: Sequence[Pair], stream: TextIO, findings: Sequence[Finding] = ()
     console.print(
         f"{len(found)} comparison{plural}; p is corrected for all (Holm); they differ where p <= "
         f"{LEVEL:g}.\nTo tell {100 * TOLD:g} points: so many images find such a difference 4 times "
-        "of 5, in one comparison."
+        "of 5, in one comparison.\nOnly: images that more than half of the draws count for the "
+        "first alone, and for the second alone."
     )
 
 
@@ -129,7 +133,7 @@ def _table(title: tuple[str, str], rows: Sequence[Pair], live: bool) -> Table:
     table = Table(title=", ".join(title), box=form, title_justify="left")
     for name in ("first", "second"):
         table.add_column(name, overflow="fold")
-    for name in ("first %", "second %", "difference [95 %]", "p", "n", "to tell 5 points"):
+    for name in ("first %", "second %", "difference [95 %]", "p", "n", "only", "to tell 5 points"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("so")
     for row in rows:
@@ -142,16 +146,18 @@ def _table(title: tuple[str, str], rows: Sequence[Pair], live: bool) -> Table:
             f"{100 * gap.estimate:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]",
             f"{row.corrected:.2g}",
             str(row.found.n),
+            "{} / {}".format(*row.only),
             f"{row.needed:,}",
             "differ" if row.told else "not told apart",
         )
     return table
 
 
-def _compared(first: _Side, second: _Side) -> tuple[Comparison, int]:
+def _compared(first: _Side, second: _Side) -> tuple[Comparison, int, tuple[int, int]]:
     ids = sorted(set(first.shares) & set(second.shares))
     one, two = (np.array([side.shares[i] for i in ids], dtype=float) for side in (first, second))
-    return compare(one, two, (first.draws, second.draws)), images_to_tell(TOLD, one, two)
+    only = int(((one > 0.5) & (two <= 0.5)).sum()), int(((two > 0.5) & (one <= 0.5)).sum())
+    return compare(one, two, (first.draws, second.draws)), images_to_tell(TOLD, one, two), only
 
 
 _Found = tuple[str, str, _Side, _Side]
