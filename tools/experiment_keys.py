@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from besiege.study import experiment, tables
+from besiege.study.experiment import experiment, tables
 
 # heading -> schema, in the order of the page
 TABLES: tuple[tuple[str, type[BaseModel]], ...] = (

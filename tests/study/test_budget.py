@@ -145,7 +145,7 @@ def test_in_python_the_budget_is_the_limit_of_every_attacker():
 
 
 def test_minutes_in_python_are_noted_and_kept(tmp_path, monkeypatch):
-    import besiege.evaluation as module
+    from besiege.study import in_memory as module
 
     monkeypatch.setattr(module, "seconds_a_pass", lambda *_: 0.0001)
     ask = {"threat": Linf(0.01), "minutes": 0.01, "out": tmp_path / "run", "steps": 7}

@@ -171,7 +171,7 @@ def dlr_plateau(e: Ranks) -> Symptom | Fine | None:
 
 @dataclass(frozen=True)
 class Lead:
-    """Steps along a surrogate's gradient, by size; see `study.descent`.
+    """Steps along a surrogate's gradient, by size; see `study.adaptive.descent`.
 
     share: of the examples on which the step gains more true loss than a random one; low, high: its
     95 % limits; gain: mean relative gain; rival: that of the best other surrogate, if any.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from besiege.report.cells import goal_of
 
-# As the notes of a plan say it; see study.adaptive.
+# As the notes of a plan say it; see study.adaptive.planner.
 TRIAL = re.compile(r"(.+): (\d+)% of the pilots in (\d+) steps")
 STEP = "{link}: loss gained by a step: "
 REST, STAND = "the rest, ", "pilots that stand: "
