@@ -334,7 +334,7 @@ def test_in_memory_the_same_call_goes_on_with_its_plan(tmp_path, monkeypatch):
 
     first = asked()
     (shard,) = (tmp_path / "run").glob("cells/*.parquet")
-    monkeypatch.setattr("besiege.study.in_memory.plan", None)  # nobody plans again
+    monkeypatch.setattr("besiege.study.adaptive.planned.plan", None)  # nobody plans again
     shard.unlink()
     second = asked()
     assert [line.accuracy for line in second.lines] == [line.accuracy for line in first.lines]

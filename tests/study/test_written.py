@@ -11,7 +11,7 @@ from besiege.core.errors import BadRun, BadSetting, UnknownName
 from besiege.core.store import RunFolder
 from besiege.defenses.imitation import write_imitator
 from besiege.report.page import write_report
-from besiege.study import in_memory
+from besiege.study.adaptive import planned
 from besiege.study.adaptive.imitation import imitate
 from besiege.study.adaptive.planned import as_table
 from besiege.study.adaptive.planner import Plan
@@ -98,7 +98,7 @@ def planned_with_a_network(defense, x, goal, threat, key, *, folder, **settings)
 
 def test_networks_go_along(tmp_path, monkeypatch):
     """Recipes name them from the file's folder, wherever that is moved to."""
-    monkeypatch.setattr(in_memory, "plan", planned_with_a_network)
+    monkeypatch.setattr(planned, "plan", planned_with_a_network)
     defense = besiege.Defense(besiege.parse_chain("bits"), NET)
     out = tmp_path / "run"
     summary = besiege.evaluate(defense, X, Y, THREAT, recipes=["adaptive"], out=out)

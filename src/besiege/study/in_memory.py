@@ -15,11 +15,10 @@ from torch import Tensor
 
 from besiege.attacks.threat import Threat
 from besiege.core.key import Key
-from besiege.core.store import PLANS, RunFolder
+from besiege.core.store import RunFolder
 from besiege.defenses.defense import Deployed
 from besiege.models.sources import weights_hash
-from besiege.study.adaptive.planned import as_record, kept_plan, recipe_in
-from besiege.study.adaptive.planner import BUDGET, plan
+from besiege.study.adaptive.planned import kept_plan, made_plan, recipe_in
 from besiege.study.budget import seconds_a_pass, settled
 from besiege.study.content import content
 from besiege.study.evidence.aside import FIRST
@@ -161,27 +160,18 @@ class _Runner:
         if recipe.attack != ADAPTIVE:
             return asked, None
         record = self.case.record(asked)
-        made = kept_plan(self.path, record["cell"], lambda: self._plan(recipe.name))
+        made = kept_plan(self.path, record["cell"], lambda: self._plan(asked))
         where = {name: record[name] for name in ("defense", "threat", "targeted")}
         return self.case.siege(recipe_in(made, self.path)), {**made, **where}
 
-    def _plan(self, name: str) -> dict[str, Any]:
-        case = self.case
-        budget = case.threat.passes or BUDGET
-        title = f"{name} · planning"
+    def _plan(self, asked: Siege) -> dict[str, Any]:
+        case, title = self.case, f"{asked.recipe.name} · planning"
         self.tell("", title, 0, 0)
-        found = plan(
-            case.defense,
-            case.examples.x,
-            case.goal,
-            case.threat,
-            case.key,
-            budget=budget,
-            opponents=case.opponents,
-            folder=self.path / PLANS,
-            on_note=lambda note: self.tell("", f"{title}: {note}", 0, 0),
-        )
-        return as_record(found, name, len(case.examples.ids), budget, self.path)
+
+        def note(text: str) -> None:
+            self.tell("", f"{title}: {text}", 0, 0)
+
+        return made_plan(asked, case.examples, case.seed, self.path, note)
 
     def run(
         self,

@@ -16,7 +16,7 @@ from besiege.core.errors import BadRun, several
 from besiege.core.files import write_whole
 from besiege.core.key import Key
 from besiege.core.store import PLANS
-from besiege.study.adaptive.planner import BUDGET, PUPILS, Plan, pilots_for, plan
+from besiege.study.adaptive.planner import BUDGET, PUPILS, pilots_for, plan
 from besiege.study.engines.engine import Engine, Evaluate, Task, threads
 from besiege.study.engines.local import Processes
 from besiege.study.experiment.catalogs import Catalogs
@@ -24,6 +24,7 @@ from besiege.study.experiment.experiment import Experiment
 from besiege.study.experiment.tables import RecipeTable
 from besiege.study.prepared import Prepared, prepare
 from besiege.study.recipe import ADAPTIVE, Recipe
+from besiege.study.shard import Examples
 from besiege.study.siege import Siege
 
 Told = Callable[[str], None]  # a title, when a plan is begun and when it has found something
@@ -134,40 +135,44 @@ def _told(told: Told | None, title: str, note: str = "") -> None:
 def _made(
     prepared: Prepared, siege: Siege, ids: list[int], folder: Path, tell: Told
 ) -> dict[str, Any]:
-    """The plan of one siege as JSON; see `as_record`."""
+    """The plan of one siege of an experiment."""
     tell("")
     images = prepared.examples(tuple(ids), siege.threat)
-    goal = images.target if siege.threat.targeted else images.label
-    key = Key.root(prepared.experiment.seed, ids, images.x.device)
-    budget = siege.threat.passes or BUDGET
     at_hand = siege.opponents.models
     models = {name: at_hand[name] for name in siege.recipe.models or ()}
+    asked = replace(siege, opponents=replace(siege.opponents, models=models))
+    return made_plan(asked, images, prepared.experiment.seed, folder, tell)
+
+
+def made_plan(
+    siege: Siege, examples: Examples, seed: int, folder: Path, told: Told
+) -> dict[str, Any]:
+    """A plan as JSON: its recipe as a table with paths from `folder`, its notes and its cost.
+
+    siege: by an adaptive recipe, whose name the found one has; all its opponents' models are tried.
+    examples: to plan on. folder: of the run. told: each note, as soon as it is made.
+    """
+    goal = examples.target if siege.threat.targeted else examples.label
+    key = Key.root(seed, list(examples.ids), examples.x.device)
+    budget = siege.threat.passes or BUDGET
     with torch.inference_mode(False):
         found = plan(
             siege.defense,
-            images.x,
+            examples.x,
             goal,
             siege.threat,
             key,
             budget=budget,
-            opponents=replace(siege.opponents, models=models),
+            opponents=siege.opponents,
             folder=folder / PLANS,
-            on_note=tell,
+            on_note=told,
         )
-    return as_record(found, siege.recipe.name, len(ids), budget, folder)
-
-
-def as_record(found: Plan, name: str, images: int, budget: int, folder: Path) -> dict[str, Any]:
-    """A plan as JSON: its recipe as a table with paths from `folder`, its notes and its cost.
-
-    name: of the recipe. images: that were there to plan on, for `budget` passes an image.
-    """
-    whole = RecipeTable.model_validate({**as_table(found.recipe), "name": name})
+    whole = RecipeTable.model_validate({**as_table(found.recipe), "name": siege.recipe.name})
     return {
         "recipe": within(whole, folder).model_dump(mode="json", exclude_defaults=True),
         "notes": list(found.notes),
         "passes": found.passes,
-        "pilots": min(images, pilots_for(budget)),
+        "pilots": min(len(examples.ids), pilots_for(budget)),
         "networks": sum(TRAINED in note for note in found.notes),
     }
 
