@@ -95,6 +95,18 @@ def test_the_nearest_of_several_classes_is_entered(spec, ball):
     assert bool((size <= 1.0201 * sizes.amin(0)).all()), (size / sizes.amin(0)).tolist()
 
 
+@pytest.mark.parametrize("ball", BALLS)
+def test_fmn_does_not_stop_on_the_border(ball):
+    """One pixel, wrong beyond 0.75 and tied there; every number is exact in binary."""
+    model = linear_classifier(2, (1, 1, 1), dtype=torch.float64)
+    with torch.no_grad():
+        weights_of(model).copy_(torch.tensor([[0.0], [1.0]]))
+        model.network[1].bias.copy_(torch.tensor([0.75, 0.0]))
+    x, own = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64), torch.tensor([0])
+    found = Siege(Defense(Chain(), model), Recipe("r", attack="fmn", steps=20), Threat(BALLS[ball]))
+    assert found.attack(x, own, Key.root(0, [0])).claim.tolist() == [1.0]
+
+
 @pytest.mark.parametrize("spec", ["deepfool", "cw:searches=2,c=1", "l-bfgs", "ddn", "fmn:step=0.1"])
 def test_targets_are_hit(spec):
     target = (FOUR(X).argmax(1) + 1) % 4

@@ -57,8 +57,9 @@ def fmn(gamma: float = 0.05, step: float = 1.0) -> Attack:
 
     x' = projection of x + a g / ||g||_2 onto the ball of radius r around x0 and [0, 1], g of the
     margin. Before a success r = ||x - x0|| + |margin| / ||g||*, the border of the linearised
-    classifier (||.||* the dual norm); at one, r = (1 - gamma) min(r, nearest success); after one,
-    where x does not meet the goal, (1 + gamma) r. The norm is the threat's: l1, l2 or linf.
+    classifier (||.||* the dual norm), and a thousandth beyond: on the border nothing is won yet,
+    and the distance is 0; at one, r = (1 - gamma) min(r, nearest success); after one, where x does
+    not meet the goal, (1 + gamma) r. The norm is the threat's: l1, l2 or linf.
     gamma: falls to 0.001 with the cosine.
     step: a at first, in plain l2 whatever the norm, pixels in [0, 1]; falls to a hundredth with the
         cosine.
@@ -83,8 +84,9 @@ def fmn(gamma: float = 0.05, step: float = 1.0) -> Attack:
         size, success = norm.size(s.x - p.x0), met(reading)
         best = torch.where(success, torch.minimum(s.best, size), s.best)
         border = size + reading.loss.abs() / norm.dual(reading.gradient).clamp_min(tiny)
+        beyond = (1 + LAST_GAMMA) * border
         change = LAST_GAMMA + (gamma - LAST_GAMMA) * fall
-        grown = torch.where(best.isfinite(), (1 + change) * s.radius, border)
+        grown = torch.where(best.isfinite(), (1 + change) * s.radius, beyond)
         radius = torch.where(success, (1 - change) * torch.minimum(s.radius, best), grown)
         radius = radius.clamp_max(p.x0[0].numel())  # no image is farther in any norm
         length = step * (LAST_STEP + (1 - LAST_STEP) * fall)

@@ -1,9 +1,10 @@
 """Random words to floats, by operations that round alike everywhere.
 
-Library logarithms and sines differ between vector and scalar code, and between devices. Here are
-only additions, products, square roots and bit operations on single elements, each correctly
-rounded by IEEE 754 and none fused, so the bits depend on the word alone. The polynomials are
-minimax fits of our own in relative error.
+Library logarithms and sines differ between vector and scalar code, and between devices; on some
+processors square roots do, too. Here are only additions, products and bit operations on single
+elements, each correctly rounded by IEEE 754 and none fused, and a square root taken in float64:
+that of a float32 is never so near the middle between two float32 that its last bits could matter.
+So the bits depend on the word alone. The polynomials are minimax fits of our own in relative error.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def normal(pairs: Tensor) -> Tensor:
     half. The cosine is the sine of the complement, taken exactly in integers, so both keep
     their relative accuracy near zero. The largest |z| is sqrt(62 log 2) = 6.55.
     """
-    radius = exponential(pairs[0]).mul_(2.0).sqrt_()
+    radius = exponential(pairs[0]).mul_(2.0).double().sqrt_().float()
     radius.view(torch.int32).bitwise_xor_(pairs[1].bitwise_and(SIGN))
     angle = torch.empty_like(pairs)
     torch.bitwise_left_shift(pairs[1], 1, out=angle[1])

@@ -113,7 +113,7 @@ UNIONS: tuple[Broken, ...] = (
         (16,),
         _ask(
             behind,
-            0.2,
+            0.3,
             Recipe("creeping", attack=_TINY, steps=30),
             Recipe("starts", attack="pgd:step=0.05,decay=constant", steps=1, restarts=30),
         ),
@@ -123,7 +123,7 @@ UNIONS: tuple[Broken, ...] = (
         (11,),
         _ask(
             behind,
-            0.06,
+            0.1,
             Recipe("creeping", attack=_TINY, steps=5),
             Recipe("three", attack="pgd:step=0.2,decay=constant", steps=3),
         ),
