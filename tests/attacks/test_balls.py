@@ -46,7 +46,9 @@ def solved(ball, x, x0):
         constraints=[room],
         options={"ftol": 1e-15, "maxiter": 1000},
     )
-    return torch.from_numpy(clean + change(found.x)).reshape(x.shape)
+    there = x0 + torch.from_numpy(change(found.x)).reshape(x.shape)
+    # The solver lets its constraint be broken a little, by how much varies with the processor.
+    return x0 + (there - x0) * (ball.eps / ball.size(there, x0)).clamp_max(1)
 
 
 @pytest.mark.parametrize("far", [0.1, 0.6, 3.0])
