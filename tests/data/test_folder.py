@@ -70,6 +70,13 @@ def test_class_folders(load):
     assert torch.equal(pickle.loads(pickle.dumps(images)).take([1]).x, images.take([1]).x)
 
 
+def test_all_images_without_labels(load):
+    files = {"b.png": png(51), "cat/a.png": png(102), "labels.csv": b"filename,label\nb.png,2\n"}
+    images = load(files, ",labels=none")
+    assert (greys(images), images.labels.tolist()) == ([51, 102], [0, 0])
+    assert images.classes == ("unlabelled",)
+
+
 def test_table(load):
     images = load(TABLE)
     assert (greys(images), images.labels.tolist()) == ([102, 51], [0, 2])

@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from besiege.study.experiment.experiment import load_experiment
 from besiege.study.prepared import prepare
 
@@ -49,3 +52,15 @@ def test_a_changed_database_changes_its_cells_alone(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "is there already" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_patches_of_pictures_without_classes(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for grey in (51, 102):
+        Image.new("RGB", (9, 7 + grey), (grey,) * 3).save(tmp_path / "photos" / f"{grey}.png")
+    done = besiege(
+        *("quilt", "build", "photos", "--out", "db.npy", "--patches", "40", "--image-size", "8"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(np.load(tmp_path / "db.npy").flatten().tolist()) == {51, 102}

@@ -26,7 +26,6 @@ def build(
         int, typer.Option(help="Of a folder: side of the square that images are brought to.")
     ] = 0,
     channels: options.Channels = 3,
-    order: options.Order = "",
     seed: Annotated[int, typer.Option(help="Of the choice of images and places.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -36,8 +35,9 @@ def build(
     from besiege.study.progress import Display, Event
 
     folder = Path(images).expanduser()
-    spec = options.folder_spec(folder, image_size, channels, order) if folder.is_dir() else images
-    source = load_images(spec)
+    if folder.is_dir():
+        images = options.folder_spec(folder, image_size, channels, order="") + ",labels=none"
+    source = load_images(images)
     began = time.perf_counter()
     with Display(sys.stderr) as display:
 

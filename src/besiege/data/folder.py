@@ -15,6 +15,7 @@ from besiege.data.members import Members, open_members
 from besiege.data.pictures import Pictures, Style, is_picture, picture_set
 
 TABLE = "labels.csv"
+UNLABELLED = "none"  # instead of the name of a table
 
 
 def folder(
@@ -27,11 +28,12 @@ def folder(
     targeted, target. Labels are numbers, or names of classes, counted in sorted order. Images may
     have any format that Pillow reads but EPS. Ids follow the sorted paths, and not the table;
     hidden files, and those that the table does not name, are left out. labels: another name of the
-    table. size: 0 if all images have one size; else the shorter side is brought to it (bilinear,
-    antialiased) and a square cut from the middle. channels: 3 (RGB) or 1 (grey). order: "text"
-    counts the class folders as sorted text, as torchvision does; "number" takes their names for
-    labels; to be given where the two differ. EXIF orientation is applied. How each kind of file is
-    read: besiege.data.pictures.decode.
+    table; "none" takes every image, all of one class, for what asks for no labels. size: 0 if all
+    images have one size; else the shorter side is brought to it (bilinear, antialiased) and a
+    square cut from the middle. channels: 3 (RGB) or 1 (grey). order: "text" counts the class
+    folders as sorted text, as torchvision does; "number" takes their names for labels; to be given
+    where the two differ. EXIF orientation is applied. How each kind of file is read:
+    besiege.data.pictures.decode.
     """
     if not existing(path, "folder of images", BadImages).is_dir():
         raise BadImages(f'"{path}" is no folder: for an archive say zip:path={path}.')
@@ -103,6 +105,9 @@ def _by_stem(names: Sequence[str], members: Members) -> dict[str, str]:
 
 def _labelled(members: Members, size: int, channels: int, labels: str, order: str) -> ImageSet:
     style = Style(channels=channels, size=size, upright=True)
+    if labels == UNLABELLED:
+        names = [n for n in members.sizes if is_picture(n)]
+        return picture_set(members, names, [0] * len(names), ("unlabelled",), style)
     tables = members.named(labels or TABLE)
     if tables:
         return _from_table(members, tables[0], style)
