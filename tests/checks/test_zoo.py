@@ -8,7 +8,7 @@ from besiege.checks.finding import STOP
 from besiege.data.catalog import load_images
 from besiege.defenses.defense import Defense
 from besiege.defenses.transform import Chain
-from besiege.laws.broken import BROKEN, CONTROLS
+from besiege.laws.broken import BROKEN, CONTROLS, digits
 from besiege.models.catalog import load_model
 from besiege.study.doctor.doctor import doctor
 
@@ -17,6 +17,13 @@ from besiege.study.doctor.doctor import doctor
 def test_the_broken_one_is_named(item):
     found = {finding.number for finding in item.ask(0)}
     assert set(item.checks) <= found
+
+
+def test_any_seed_has_digits():
+    """The set has 445: the eighth seed of 64 takes the first ones again."""
+    x, y = digits(64, 7)
+    assert len(x) == len(y) == 64
+    assert torch.equal(x[-1], digits(1, 511 - 445)[0][0])
 
 
 @pytest.mark.parametrize("item", CONTROLS, ids=lambda item: item.name)

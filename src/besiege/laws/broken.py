@@ -76,8 +76,9 @@ class Broken:
 
 
 def digits(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Other n digits for every seed."""
-    x, y, _ = load_images("digits").take(range(seed * n, (seed + 1) * n))
+    """Other n digits for every seed; after the last comes the first again."""
+    images = load_images("digits")
+    x, y, _ = images.take([i % len(images) for i in range(seed * n, (seed + 1) * n)])
     return x, y
 
 
