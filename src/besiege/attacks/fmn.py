@@ -84,9 +84,8 @@ def fmn(gamma: float = 0.05, step: float = 1.0) -> Attack:
         size, success = norm.size(s.x - p.x0), met(reading)
         best = torch.where(success, torch.minimum(s.best, size), s.best)
         border = size + reading.loss.abs() / norm.dual(reading.gradient).clamp_min(tiny)
-        beyond = (1 + LAST_GAMMA) * border
         change = LAST_GAMMA + (gamma - LAST_GAMMA) * fall
-        grown = torch.where(best.isfinite(), (1 + change) * s.radius, beyond)
+        grown = torch.where(best.isfinite(), (1 + change) * s.radius, (1 + LAST_GAMMA) * border)
         radius = torch.where(success, (1 - change) * torch.minimum(s.radius, best), grown)
         radius = radius.clamp_max(p.x0[0].numel())  # no image is farther in any norm
         length = step * (LAST_STEP + (1 - LAST_STEP) * fall)

@@ -60,11 +60,11 @@ def changes(change: Sequence[str] | None, save_images: bool) -> list[str]:
     return [*(change or ()), *(["keep.images=all"] if save_images else [])]
 
 
-def folder_spec(path: Path, size: int, channels: int, order: str) -> str:
+def folder_spec(path: Path, size: int, channels: int, order: str = "", labels: str = "") -> str:
     """The data set of a folder. Raises BadSetting for a path that no spec can hold."""
     from besiege.core.errors import BadSetting
 
     if "," in str(path):
         raise BadSetting(f'"{path}" has a comma in it, which separates settings: rename it.')
-    more = f",order={order}" if order else ""
+    more = "".join(f",{k}={v}" for k, v in (("order", order), ("labels", labels)) if v)
     return f"folder:path={path},size={size},channels={channels}{more}"

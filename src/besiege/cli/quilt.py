@@ -31,12 +31,13 @@ def build(
 ) -> None:
     """Cut patches from IMAGES at random; images that cannot be read are named and passed over."""
     from besiege.data.catalog import load_images
+    from besiege.data.folder import UNLABELLED
     from besiege.data.patches import build
     from besiege.study.progress import Display, Event
 
     folder = Path(images).expanduser()
     if folder.is_dir():
-        images = options.folder_spec(folder, image_size, channels, order="") + ",labels=none"
+        images = options.folder_spec(folder, image_size, channels, labels=UNLABELLED)
     source = load_images(images)
     began = time.perf_counter()
     with Display(sys.stderr) as display:

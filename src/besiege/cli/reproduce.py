@@ -70,7 +70,7 @@ def reproduce(
 def _images(given: str) -> str:
     """A folder's spec, or the spec itself, with paths that hold from anywhere."""
     if Path(given).expanduser().is_dir():
-        return options.folder_spec(Path(given).expanduser().resolve(), 0, 3, "")
+        return options.folder_spec(Path(given).expanduser().resolve(), 0, 3)
     return _here(given)
 
 

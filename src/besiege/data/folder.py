@@ -64,7 +64,7 @@ def counterparts(clean: ImageSet, path: str) -> ImageSet:
     if not isinstance(pictures, Pictures):
         raise BadImages(f"{clean.name} is no set of files: there are no paths to pair by.")
     members = open_members(path, "folder of images")
-    other = _by_stem([n for n in members.sizes if is_picture(n)], members)
+    other = _by_stem(_pictures(members), members)
     own = _by_stem(pictures.names, pictures.members)
     for stems, partners, here, there in (
         (own, other, pictures.members, members),
@@ -89,6 +89,11 @@ def file_names(images: ImageSet) -> tuple[str, ...]:
     return images.pixels.names if isinstance(images.pixels, Pictures) else ()
 
 
+def _pictures(members: Members) -> list[str]:
+    """The paths of all image files."""
+    return [name for name in members.sizes if is_picture(name)]
+
+
 def _by_stem(names: Sequence[str], members: Members) -> dict[str, str]:
     """Path without ending -> path."""
     found: dict[str, str] = {}
@@ -106,14 +111,14 @@ def _by_stem(names: Sequence[str], members: Members) -> dict[str, str]:
 def _labelled(members: Members, size: int, channels: int, labels: str, order: str) -> ImageSet:
     style = Style(channels=channels, size=size, upright=True)
     if labels == UNLABELLED:
-        names = [n for n in members.sizes if is_picture(n)]
+        names = _pictures(members)
         return picture_set(members, names, [0] * len(names), ("unlabelled",), style)
     tables = members.named(labels or TABLE)
     if tables:
         return _from_table(members, tables[0], style)
     if labels:
         raise BadImages(f'"{members.where}" holds no file "{labels}".')
-    names = [n for n in members.sizes if is_picture(n)]
+    names = _pictures(members)
     depth = _depth(names)
     if loose := [n for n in names if n.count("/") <= depth]:
         raise BadImages(
